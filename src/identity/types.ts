@@ -1,0 +1,28 @@
+import type { Reason } from '../reasons.ts';
+
+/** The parts of a DID document that a relay needs. */
+export interface Identity {
+  readonly did: string;
+  /** PDS host as hostname, or hostname:port when not the default port; lower case. null: none usable. */
+  readonly pds: string | null;
+  /** null: none usable. */
+  readonly signingKey: { readonly type: 'p256' | 'k256'; readonly compressed: Uint8Array } | null;
+  /** The first at:// alias, lower case; null: none. */
+  readonly handle: string | null;
+}
+
+export type IdentityResult =
+  | { readonly ok: true; readonly identity: Identity }
+  /** `passing`: try again later (timeout, 5xx, 429, network, overload); otherwise the DID is unusable as it stands. */
+  | { readonly ok: false; readonly passing: boolean; readonly reason: Reason; readonly detail: string };
+
+export interface Resolver {
+  /**
+   * Coalesced, bounded, with timeouts and negative caching. `fresh` passes by the cache (rate-limiting of
+   * fresh look-ups per DID is the resolver's: within the minimum interval it answers from the last result).
+   * Never rejects. Overload (queue full) is a passing failure.
+   */
+  resolve(did: string, options?: { readonly fresh?: boolean }): Promise<IdentityResult>;
+  readonly counters: Readonly<Record<string, number>>;
+  close(): void;
+}

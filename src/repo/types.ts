@@ -1,0 +1,38 @@
+import type { ScannedFrame } from '../firehose/types.ts';
+import type { Reason, Rejection } from '../reasons.ts';
+
+export type Validation = 'strict' | 'lenient';
+
+/** A public key ready to verify with: `verify` is built once per key and kept in the worker's cache. */
+export interface SigningKey {
+  readonly type: 'p256' | 'k256';
+  /** 33-byte compressed SEC1 point: the form that is stored and compared. */
+  readonly compressed: Uint8Array;
+  /** Low-S, 64-byte compact signature over sha-256 of `message`. Never throws. */
+  verify(message: Uint8Array, signature: Uint8Array): boolean;
+}
+
+/** What a verified commit or sync proves. Digests are 32-byte sha-256 digests, copied out of the frame. */
+export interface Verified {
+  readonly ok: true;
+  readonly rev: string;
+  /** Digest of the commit block. */
+  readonly commit: Uint8Array;
+  /** Digest of the MST root. */
+  readonly data: Uint8Array;
+  /** Digest the ops were inverted to; null for #sync, and for a commit that had no prevData. */
+  readonly prevData: Uint8Array | null;
+  /** Lenient mode only: the first strict rule it broke, to be counted. */
+  readonly lenient: Reason | null;
+}
+
+export type Verdict = Verified | Rejection;
+
+/** Rules 1–9 of "Verifying commits". Pure; never throws. A missing prevData is strict's `prev_data_missing` unless `firstCommit`. */
+export type VerifyCommit = (
+  frame: ScannedFrame,
+  key: SigningKey,
+  options: { readonly nowMs: number; readonly validation: Validation; readonly firstCommit: boolean },
+) => Verdict;
+
+export type VerifySync = (frame: ScannedFrame, key: SigningKey, options: { readonly nowMs: number }) => Verdict;
