@@ -14,7 +14,21 @@ export interface Identity {
 export type IdentityResult =
   | { readonly ok: true; readonly identity: Identity }
   /** `passing`: try again later (timeout, 5xx, 429, network, overload); otherwise the DID is unusable as it stands. */
-  | { readonly ok: false; readonly passing: boolean; readonly reason: Reason; readonly detail: string };
+  | {
+      readonly ok: false;
+      readonly passing: boolean;
+      readonly reason: Reason;
+      readonly detail: string;
+      /** Passing failures: how long from now the same question will be answered from memory. Ask again after that. */
+      readonly retryAfterMs?: number;
+    };
+
+export interface ResolveOptions {
+  /** Passes by the cache. */
+  readonly fresh?: boolean;
+  /** The host whose event asks. Look-ups take turns between hosts, so that one host's flood delays only itself. */
+  readonly forHost?: string;
+}
 
 export interface Resolver {
   /**
@@ -22,7 +36,7 @@ export interface Resolver {
    * fresh look-ups per DID is the resolver's: within the minimum interval it answers from the last result).
    * Never rejects. Overload (queue full) is a passing failure.
    */
-  resolve(did: string, options?: { readonly fresh?: boolean }): Promise<IdentityResult>;
+  resolve(did: string, options?: ResolveOptions): Promise<IdentityResult>;
   readonly counters: Readonly<Record<string, number>>;
   close(): void;
 }
