@@ -29,7 +29,7 @@ export interface LogRecord {
 
 /** A reading position. Not shared between readers. */
 export interface LogCursor {
-  /** seq of the last record given out, or of the cursor it was opened with. */
+  /** seq of the last record given out or skipped, or of the cursor it was opened with. */
   readonly seq: number;
   /**
    * The next durable records after `seq`, in order, without gaps but for skipped DIDs; at most about `maxBytes`
@@ -49,13 +49,13 @@ export interface LogReader {
   readonly lastSeq: number;
   /** Log time of the newest durable record, µs; 0 when none. */
   readonly lastTimeUs: number;
-  /** Reads from the first record with seq > `seq`. Valid for oldestSeq − 1 ≤ seq ≤ lastSeq; otherwise next() answers 'behind' or []. */
-  openCursor(seq: number): LogCursor;
+  /** Reads from the first record with seq > `seq`. Valid for oldestSeq − 1 ≤ seq ≤ lastSeq; otherwise next() answers 'behind' or []. With `includeSkipped`, skipped DIDs are given out, too (views that rebuild state). */
+  openCursor(seq: number, options?: { readonly includeSkipped?: boolean }): LogCursor;
   /** The seq before the first record with timeUs ≥ the given time (a cursor to open), by binary search; lastSeq when it is in the future. */
   seqBeforeTime(timeUs: number): number;
   /** Called after each group commit became durable, in order. Returns the unsubscribe function. */
   onDurable(listener: (lastSeq: number) => void): () => void;
-  /** Replaces the set of DID hashes that cursors skip (taken-down accounts). */
+  /** Replaces the set of DID hashes that cursors skip (taken-down accounts). Their #account events are given out all the same: they are how consumers learn of the takedown. */
   setSkippedDids(didHashes: ReadonlySet<number>): void;
 }
 
