@@ -1,0 +1,81 @@
+/**
+ * One host in memory, and who writes which of its fields. The roster is the only writer of most; the sequencer
+ * writes what follows from events. Nobody else writes anything.
+ */
+import type { Reason } from '../reasons.ts';
+import type { HostRow, HostSource } from '../state/types.ts';
+import type { Life } from './lifecycle.ts';
+import type { HostLimits, HostView } from './types.ts';
+
+export interface HostState {
+  readonly hostId: number;
+  readonly hostname: string;
+  readonly secure: boolean;
+  readonly createdAtMs: number;
+
+  // ---- written by the sequencer ----
+  /**
+   * Upstream seq up to which everything is in our log or dropped on purpose; 0 = none, start live. May run ahead of
+   * the disk: a row taken by `takeDirty` may be stored only when all that was appended before is durable.
+   * Never write what came in under an older `cursorEpoch`.
+   */
+  cursor: number;
+  /** Upstream seqs above `cursor` that are already in our log. */
+  ahead: Set<number>;
+  /** Accounts of this host that are not deleted. Change it through `roster.accountsChanged`. */
+  accountCount: number;
+  /** Events held for this host (waiting for an identity). */
+  pendingEvents: number;
+
+  // ---- written by the roster ----
+  /** Grows whenever the roster sets `cursor` and `ahead` itself (reset to live, trial): older progress is void. */
+  cursorEpoch: number;
+  source: HostSource;
+  life: Life;
+  /** Banned itself (not merely below a banned domain). */
+  ownBan: boolean;
+  trusted: boolean;
+  /** What the upstream relay counted; 0 = unknown. */
+  expectedAccounts: number;
+  accountLimit: number | null;
+  eventsPerSecondLimit: number | null;
+  validation: 'strict' | 'lenient' | null;
+  limits: HostLimits;
+  /** Server header of the last upgrade. */
+  server: string;
+  lastClose: string;
+  lastCloseAtMs: number | null;
+  lastEventAtMs: number;
+  eventsSinceStart: number;
+  readonly rejectionsSinceStart: Partial<Record<Reason, number>>;
+  pausedFor: HostView['pausedFor'];
+
+  // ---- of the running or last connection, written by the roster ----
+  cursorAtConnect: number;
+  eventsAtConnect: number;
+  /** Cursor put aside while a connection without it is tried. */
+  heldCursor: { readonly cursor: number; readonly ahead: Set<number> } | null;
+  accountsAtLimits: number;
+}
+
+/** The row as it would be stored now. */
+export const rowOf = (host: HostState, status: string): HostRow => {
+  const kept = host.heldCursor !== null && host.cursor === 0 ? host.heldCursor : host;
+  return {
+    hostId: host.hostId,
+    hostname: host.hostname,
+    secure: host.secure,
+    source: host.source,
+    banned: host.ownBan,
+    status,
+    cursor: kept.cursor,
+    ahead: kept.ahead.size === 0 ? [] : [...kept.ahead].sort((a, b) => a - b),
+    accountCount: host.accountCount,
+    accountLimit: host.accountLimit,
+    eventsPerSecondLimit: host.eventsPerSecondLimit,
+    validation: host.validation,
+    createdAtMs: host.createdAtMs,
+    lastEventAtMs: host.lastEventAtMs,
+    failures: host.life.failures,
+  };
+};
