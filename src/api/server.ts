@@ -1,0 +1,108 @@
+/**
+ * The one listener of the public side. It owns the Bun server: routes of an edge are upgraded by that edge, all
+ * other requests go to the hono app. Every answer, the upgrade's included, carries the Server and CORS headers.
+ */
+import type { Server } from 'bun';
+import { SOCKET_QUEUE_LIMIT_BYTES } from '../firehose/edge/limits.ts';
+import { remoteAddressOf } from './remote-address.ts';
+import type { Edge, EdgeSocketData } from './types.ts';
+import { SERVER_HEADER } from './version.ts';
+
+/** Consumers have nothing to tell us but options; more closes the socket with 1009. */
+export const MAX_CLIENT_MESSAGE_BYTES = 64 * 1024;
+
+/** No request of the API has a body near this; Bun answers 413 before reading more. */
+export const MAX_REQUEST_BODY_BYTES = 64 * 1024;
+
+export interface ServerOptions {
+  readonly host: string;
+  /** 0: any free port. */
+  readonly port: number;
+  /** Answers everything that no edge does. The second argument is what it gets as `c.env`. */
+  readonly app: { fetch(request: Request, env: RequestEnvironment): Response | Promise<Response> };
+  /** Path → edge. */
+  readonly edges: Readonly<Record<string, Edge>>;
+  readonly maxClientMessageBytes?: number;
+}
+
+/** What the app is told beside the request. */
+export interface RequestEnvironment {
+  /** As limits see it: behind a local proxy, the forwarded one. */
+  readonly remoteAddress: string;
+}
+
+export interface RunningServer {
+  readonly port: number;
+  readonly hostname: string;
+  readonly url: string;
+  /** Says goodbye to all consumers, then closes the listener. */
+  close(): Promise<void>;
+}
+
+const decorate = (response: Response): Response => {
+  response.headers.set('server', SERVER_HEADER);
+  if (!response.headers.has('access-control-allow-origin')) {
+    response.headers.set('access-control-allow-origin', '*');
+  }
+  return response;
+};
+
+/**
+ * Starts listening. Throws when the address is taken or not ours.
+ */
+export const startServer = (options: ServerOptions): RunningServer => {
+  const { app, edges } = options;
+  const upgradeHeaders = { server: SERVER_HEADER, 'access-control-allow-origin': '*' };
+  const paths = new Map(Object.entries(edges));
+
+  const server: Server<EdgeSocketData> = Bun.serve<EdgeSocketData>({
+    hostname: options.host,
+    port: options.port,
+    maxRequestBodySize: MAX_REQUEST_BODY_BYTES,
+    development: false,
+    async fetch(request, self) {
+      const remoteAddress = remoteAddressOf(self.requestIP(request)?.address ?? '', request.headers);
+      const start = request.url.indexOf('/', request.url.indexOf('://') + 3);
+      const query = request.url.indexOf('?', start);
+      const edge = paths.get(request.url.slice(start, query < 0 ? undefined : query));
+      // A preflight is the app's to answer, wherever it goes.
+      if (edge !== undefined && request.method !== 'OPTIONS') {
+        const refused = edge.upgrade(request, self, { remoteAddress, headers: upgradeHeaders });
+        return refused === undefined ? undefined : decorate(refused);
+      }
+      return decorate(await app.fetch(request, { remoteAddress }));
+    },
+    error(error) {
+      console.error('request failed:', error);
+      return decorate(
+        Response.json({ error: 'InternalServerError', message: 'the request failed' }, { status: 500 }),
+      );
+    },
+    websocket: {
+      // The edges ping by themselves and judge by progress.
+      idleTimeout: 0,
+      sendPings: false,
+      perMessageDeflate: false,
+      backpressureLimit: SOCKET_QUEUE_LIMIT_BYTES,
+      closeOnBackpressureLimit: false,
+      maxPayloadLength: options.maxClientMessageBytes ?? MAX_CLIENT_MESSAGE_BYTES,
+      open: (socket) => socket.data.handlers.open(socket),
+      message: (socket, message) => socket.data.handlers.message(socket, message),
+      drain: (socket) => socket.data.handlers.drain(socket),
+      close: (socket, code, reason) => socket.data.handlers.close(socket, code, reason),
+      pong: (socket) => socket.data.handlers.pong(socket),
+    },
+  });
+
+  const hostname = server.hostname ?? options.host;
+  const port = server.port ?? options.port;
+  return {
+    port,
+    hostname,
+    url: `http://${hostname.includes(':') ? `[${hostname}]` : hostname}:${port}`,
+    async close() {
+      await Promise.all(Array.from(new Set(paths.values()), (edge) => edge.close()));
+      await server.stop(true);
+    },
+  };
+};
