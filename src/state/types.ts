@@ -115,6 +115,8 @@ export interface State {
   domainBans(): Promise<string[]>;
   setDomainBan(domain: string, banned: boolean): Promise<void>;
   counts(): Promise<{ accounts: number; hosts: number }>;
+  /** Repair at start: accounts per host as stored, deleted ones left out. Reads the whole table once. */
+  countAccountsByHost?(): Promise<Map<number, number>>;
   readonly counters: Readonly<Record<string, number>>;
   close(): Promise<void>;
 }

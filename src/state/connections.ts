@@ -1,0 +1,284 @@
+/**
+ * Connections to PostgreSQL: one writing session that holds the right to write, and small pools for reading.
+ *
+ * A connection that failed is thrown away with its client and a new one is made at the next use. The driver would
+ * reconnect by itself, but then a transaction could go on in another session, without its beginning and without the
+ * writer's lock; and in driver version 3.4.9 a write pending at the moment of the close wedges the connection, and
+ * `sql.begin` then throws outside of any promise.
+ */
+
+import postgres from 'postgres';
+import type { SocketDatabase, StateLog } from './embedded.ts';
+import { parseBigint, parseIntegerArray } from './literals.ts';
+
+/** A connection string (postgres://…) of an operator's server, or the socket of the embedded one. */
+export type DatabaseAddress = string | SocketDatabase;
+
+/** A value that PostgreSQL reads by the type of its place in the query. */
+export type Param = string | number | boolean | null | Uint8Array;
+
+export interface Rows extends ReadonlyArray<Record<string, unknown>> {
+  /** Rows changed by an insert, update or delete. */
+  readonly count: number;
+}
+
+/** One query on one live session; rejects when that session is gone, and never moves on to another. */
+export interface Session {
+  query(text: string, params?: readonly Param[]): Promise<Rows>;
+  /** Rows as arrays of values, in the order of the columns. */
+  values(text: string, params?: readonly Param[]): Promise<unknown[][]>;
+  /** The server process behind this session. */
+  readonly backendPid: number;
+}
+
+/** The right to write is taken for good by another weir. */
+export class DatabaseInUseError extends Error {}
+/** The session was lost; whether the work was done is not known. */
+export class ConnectionLostError extends Error {}
+
+/** 'weir' in ASCII, and the number of the lock among ours. Advisory locks are per database. */
+const WRITER_LOCK = [0x77656972, 1] as const;
+/** A session we lost may keep its lock until the server notices. */
+const LOCK_WAIT_MS = 15_000;
+const LOCK_POLL_MS = 100;
+const CONNECT_TIMEOUT_S = 10;
+/** A query over this is taken for a dead connection. Migrations and repairs have their own. */
+const READ_DEADLINE_MS = 30_000;
+
+const rejectAfter = (deadlineMs: number): { promise: Promise<never>; cancel: () => void } => {
+  let timer: ReturnType<typeof setTimeout>;
+  const promise = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => reject(new ConnectionLostError(`PostgreSQL did not answer within ${deadlineMs} ms`)),
+      deadlineMs,
+    );
+  });
+  return { promise, cancel: () => clearTimeout(timer) };
+};
+
+const numbers = {
+  bigint: { to: 20, from: [20], serialize: String, parse: parseBigint },
+  bigints: { to: 1016, from: [1016], serialize: String, parse: parseIntegerArray },
+  bytea: {
+    to: 17,
+    from: [17],
+    serialize: (bytes: Uint8Array) => `\\x${bytes.toHex()}`,
+    parse: (text: string) => Uint8Array.fromHex(text.slice(2)),
+  },
+};
+
+const createClient = (address: DatabaseAddress, max: number, onclose: () => void): postgres.Sql => {
+  const options = {
+    max,
+    types: numbers as unknown as Record<string, postgres.PostgresType>,
+    fetch_types: false,
+    onnotice: () => {},
+    onclose,
+    connect_timeout: CONNECT_TIMEOUT_S,
+    max_lifetime: null,
+    backoff: () => 0.05,
+  };
+  if (typeof address === 'string')
+    return postgres(address, {
+      ...options,
+      connection: {
+        application_name: 'weir',
+        // A weir that vanished with its machine gives the writer's lock back after about a minute.
+        tcp_keepalives_idle: 30,
+        tcp_keepalives_interval: 10,
+        tcp_keepalives_count: 3,
+      },
+    });
+  return postgres({
+    ...options,
+    path: address.path,
+    // Never looked up: the path is used. Said all the same, so that PGHOST of the environment is not.
+    host: 'localhost',
+    user: address.user,
+    database: address.database,
+    pass: '',
+    ssl: false,
+    connection: { application_name: 'weir' },
+  } as postgres.Options<Record<string, postgres.PostgresType>>);
+};
+
+const discard = (client: postgres.Sql, graceS: number): void => {
+  client.end({ timeout: graceS }).catch(() => {});
+};
+
+/** Whether the server refused the query and its session lives on, as opposed to a connection that is gone. */
+const isRefusal = (error: unknown): boolean =>
+  error instanceof postgres.PostgresError &&
+  !/^(FATAL|PANIC)$/.test(error.severity) &&
+  !/^(08|57P)/.test(error.code);
+
+const asParams = (params: readonly Param[]): postgres.ParameterOrJSON<never>[] =>
+  params as unknown as postgres.ParameterOrJSON<never>[];
+
+export interface Pool {
+  query(text: string, params?: readonly Param[]): Promise<Rows>;
+  values(text: string, params?: readonly Param[]): Promise<unknown[][]>;
+  readonly stats: { waiting: number; failures: number; turnedAway: number };
+  close(): Promise<void>;
+}
+
+/**
+ * Single statements, each on whichever connection is free.
+ * @param maxWaiting queries asked and not answered; one more is rejected at once
+ */
+export const createPool = (address: DatabaseAddress, maxConnections: number, maxWaiting: number): Pool => {
+  let client: postgres.Sql | null = null;
+  let closed = false;
+  const stats = { waiting: 0, failures: 0, turnedAway: 0 };
+
+  const run = async <T>(ask: (sql: postgres.Sql) => Promise<T>): Promise<T> => {
+    if (closed) throw new ConnectionLostError('the state is closed');
+    if (stats.waiting >= maxWaiting) {
+      stats.turnedAway++;
+      throw new Error(`more than ${maxWaiting} database queries are waiting`);
+    }
+    client ??= createClient(address, maxConnections, () => {});
+    const mine = client;
+    const deadline = rejectAfter(READ_DEADLINE_MS);
+    stats.waiting++;
+    try {
+      return await Promise.race([ask(mine), deadline.promise]);
+    } catch (error) {
+      stats.failures++;
+      if (!isRefusal(error) && client === mine) {
+        client = null;
+        discard(mine, 5);
+      }
+      throw error;
+    } finally {
+      stats.waiting--;
+      deadline.cancel();
+    }
+  };
+
+  return {
+    query: (text, params = []) =>
+      run(async (sql) => (await sql.unsafe(text, asParams(params), { prepare: true })) as unknown as Rows),
+    values: (text, params = []) =>
+      run(
+        async (sql) =>
+          (await sql.unsafe(text, asParams(params), { prepare: true }).values()) as unknown as unknown[][],
+      ),
+    stats,
+    async close() {
+      closed = true;
+      await client?.end({ timeout: 5 });
+      client = null;
+    },
+  };
+};
+
+export interface Writer {
+  /**
+   * Runs `work` on the writing session, alone. Whatever rejects costs the session: the server rolls back what was
+   * not committed, and the next work gets a new session that has taken the lock anew.
+   */
+  run<T>(deadlineMs: number, work: (session: Session) => Promise<T>): Promise<T>;
+  readonly stats: { sessions: number };
+  close(): Promise<void>;
+}
+
+interface OpenSession extends Session {
+  isAlive(): boolean;
+  end(graceS: number): Promise<void>;
+}
+
+/** The one session that may write: it holds an advisory lock of the database as long as it lives. */
+export const createWriter = (address: DatabaseAddress, log: StateLog): Writer => {
+  let session: OpenSession | null = null;
+  let last: Promise<unknown> = Promise.resolve();
+  let closed = false;
+  const stats = { sessions: 0 };
+
+  const alone = async <T>(deadlineMs: number, work: (session: Session) => Promise<T>): Promise<T> => {
+    if (closed) throw new ConnectionLostError('the state is closed');
+    if (session === null || !session.isAlive()) {
+      session = null;
+      session = await openSession(address);
+      if (stats.sessions++ > 0) log('info', 'connected to PostgreSQL again');
+    }
+    const mine = session;
+    const deadline = rejectAfter(deadlineMs);
+    try {
+      return await Promise.race([work(mine), deadline.promise]);
+    } catch (error) {
+      session = null;
+      await mine.end(0).catch(() => {});
+      throw error;
+    } finally {
+      deadline.cancel();
+    }
+  };
+
+  return {
+    run(deadlineMs, work) {
+      const mine = last.then(() => alone(deadlineMs, work));
+      last = mine.catch(() => {});
+      return mine;
+    },
+    stats,
+    async close() {
+      await last;
+      closed = true;
+      await session?.end(5);
+      session = null;
+    },
+  };
+};
+
+const openSession = async (address: DatabaseAddress): Promise<OpenSession> => {
+  let alive = true;
+  const client = createClient(address, 1, () => {
+    alive = false;
+  });
+  const guard = (): void => {
+    if (!alive) throw new ConnectionLostError('the connection to PostgreSQL was lost');
+  };
+  const startedAt = performance.now();
+  try {
+    for (;;) {
+      guard();
+      const deadline = rejectAfter(READ_DEADLINE_MS);
+      const answer = await Promise.race([
+        client.unsafe<{ pid: number; locked: boolean }[]>(
+          `select pg_backend_pid() as pid, pg_try_advisory_lock(${WRITER_LOCK.join(', ')}) as locked`,
+        ),
+        deadline.promise,
+      ]).finally(deadline.cancel);
+      const { pid, locked } = answer[0]!;
+      if (locked)
+        return {
+          backendPid: pid,
+          isAlive: () => alive,
+          async query(text, params = []) {
+            guard();
+            return (await client.unsafe(text, asParams(params), { prepare: true })) as unknown as Rows;
+          },
+          async values(text, params = []) {
+            guard();
+            return (await client
+              .unsafe(text, asParams(params), { prepare: true })
+              .values()) as unknown as unknown[][];
+          },
+          async end(graceS) {
+            alive = false;
+            await client.end({ timeout: graceS });
+          },
+        };
+      if (performance.now() - startedAt > LOCK_WAIT_MS)
+        throw new DatabaseInUseError(
+          'Another weir is writing to this database. Stop it, or give this one its own database (DATABASE_URL).',
+        );
+      await Bun.sleep(LOCK_POLL_MS);
+    }
+  } catch (error) {
+    alive = false;
+    discard(client, 0);
+    throw error;
+  }
+};

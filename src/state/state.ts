@@ -1,0 +1,313 @@
+/**
+ * The state room: accounts, hosts and the log position they reflect, in PostgreSQL.
+ *
+ * Owns the tables of schema.ts and is their only writer (an advisory lock keeps a second weir out). Promises: a flush
+ * is applied whole or not at all; an account's rev and the position never go back; what the log could not rebuild
+ * (host numbers, domain bans) is on disk before the call resolves. Everything else may trail the log by a crash.
+ */
+
+import { asc, desc, eq } from 'drizzle-orm';
+import { drizzle } from 'drizzle-orm/pg-proxy';
+import {
+  ConnectionLostError,
+  createPool,
+  createWriter,
+  type DatabaseAddress,
+  DatabaseInUseError,
+  type Pool,
+  type Session,
+} from './connections.ts';
+import type { StateLog } from './embedded.ts';
+import { applyFlush, flushTotals } from './flush.ts';
+import { textArray } from './literals.ts';
+import { migrate } from './migrate.ts';
+import { accountFromRecord, hostFromRecord } from './rows.ts';
+import { domainBans, gaps, hosts, rejections } from './schema.ts';
+import type { GapRow, HostRow, ListedRepo, RejectionRow, State } from './types.ts';
+
+export interface OpenStateOptions {
+  /** DATABASE_URL, or `database` of a started embedded server. */
+  readonly database: DatabaseAddress;
+  readonly log?: StateLog;
+  /** Ends the waiting for a database that is down at the start. */
+  readonly signal?: AbortSignal;
+}
+
+/** Connections for the relay's own batched look-ups, apart from the API's so that a slow page never delays them. */
+const LOOKUP_CONNECTIONS = 2;
+const MAX_WAITING_LOOKUPS = 1_000;
+/** Connections for pages and API answers. */
+const READ_CONNECTIONS = 4;
+const MAX_WAITING_READS = 1_000;
+/** DIDs per query of loadAccounts. */
+const MAX_DIDS_PER_QUERY = 1_000;
+/** Rows per page of listRepos and of the host and account pages; the API's own limits are lower. */
+const MAX_PAGE_ROWS = 2_000;
+/** A flush over this is taken for a dead connection and rejected. */
+const FLUSH_DEADLINE_MS = 120_000;
+const SHORT_DEADLINE_MS = 30_000;
+/** An index on a table of a hundred million rows takes a while. */
+const MIGRATE_DEADLINE_MS = 3_600_000;
+const START_BACKOFF_MS = [250, 500, 1_000, 2_000, 5_000, 10_000, 30_000] as const;
+/** Up to about here the accounts are counted, beyond it PostgreSQL's own estimate is good enough and free. */
+const EXACT_COUNT_BELOW = 1_000_000;
+
+/** What retrying cannot mend: wrong password, unknown user, unknown database. */
+const HOPELESS_CODES: ReadonlySet<string> = new Set(['28P01', '28000', '3D000']);
+
+/**
+ * Connects, waiting as long as it takes for a database that is down; takes the writer's lock; applies migrations.
+ * @throws when the database refuses us for good, or another weir holds it, or `signal` aborts
+ */
+export const openState = async (options: OpenStateOptions): Promise<State> => {
+  const log = options.log ?? (() => {});
+  const writer = createWriter(options.database, log);
+  try {
+    await connectAndMigrate(() => writer.run(MIGRATE_DEADLINE_MS, migrate), log, options.signal);
+  } catch (error) {
+    await writer.close();
+    throw error;
+  }
+  const lookups = createPool(options.database, LOOKUP_CONNECTIONS, MAX_WAITING_LOOKUPS);
+  const reads = createPool(options.database, READ_CONNECTIONS, MAX_WAITING_READS);
+  const db = queriesOn(reads);
+  const totals = flushTotals();
+
+  return {
+    async position() {
+      const [row] = await reads.query('select position from state_position');
+      return row === undefined ? 0 : (row.position as number);
+    },
+
+    async loadHosts() {
+      const rows = await db.select().from(hosts).orderBy(asc(hosts.hostId));
+      return rows.map(hostFromRecord);
+    },
+
+    insertHost(host) {
+      return writer.run(SHORT_DEADLINE_MS, (session) => insertHost(session, host));
+    },
+
+    async loadAccounts(dids) {
+      const found = [];
+      for (let from = 0; from < dids.length; from += MAX_DIDS_PER_QUERY) {
+        const some = dids.slice(from, from + MAX_DIDS_PER_QUERY).filter((did) => !did.includes('\u0000'));
+        const rows = await lookups.query(ACCOUNTS_BY_DID, [textArray(some)]);
+        for (const row of rows) found.push(accountFromRecord(row));
+      }
+      return found;
+    },
+
+    async flush(flush) {
+      try {
+        const written = await writer.run(FLUSH_DEADLINE_MS, (session) => applyFlush(session, flush));
+        totals.add(written);
+      } catch (error) {
+        totals.fail();
+        throw error;
+      }
+    },
+
+    async listRepos(cursor, limit) {
+      const size = pageSize(limit);
+      const rows = await reads.query(LIST_REPOS, [cursor, size + 1]);
+      const repos: ListedRepo[] = [];
+      for (const row of rows.slice(0, size))
+        repos.push({
+          did: row.did as string,
+          commit: row.commit_digest as Uint8Array | null,
+          rev: row.rev as string | null,
+          ownStatus: row.own_status as string | null,
+          upstreamStatus: row.upstream_status as string | null,
+        });
+      return { repos, cursor: rows.length > size ? (rows[size - 1]!.append_id as number) : null };
+    },
+
+    async takedowns() {
+      const rows = await reads.query("select did from accounts where own_status = 'takendown' order by did");
+      return rows.map((row) => row.did as string);
+    },
+
+    async rejectionsOfHost(hostId, limit): Promise<RejectionRow[]> {
+      return db
+        .select(REJECTION_FIELDS)
+        .from(rejections)
+        .where(eq(rejections.hostId, hostId))
+        .orderBy(desc(rejections.id))
+        .limit(pageSize(limit));
+    },
+
+    async rejectionsOfAccount(did, limit): Promise<RejectionRow[]> {
+      if (did.includes('\u0000')) return [];
+      return db
+        .select(REJECTION_FIELDS)
+        .from(rejections)
+        .where(eq(rejections.did, did))
+        .orderBy(desc(rejections.id))
+        .limit(pageSize(limit));
+    },
+
+    async gapsOfHost(hostId, limit): Promise<GapRow[]> {
+      return db
+        .select({
+          hostId: gaps.hostId,
+          fromSeq: gaps.fromSeq,
+          toSeq: gaps.toSeq,
+          why: gaps.why,
+          atMs: gaps.atMs,
+        })
+        .from(gaps)
+        .where(eq(gaps.hostId, hostId))
+        .orderBy(desc(gaps.id))
+        .limit(pageSize(limit));
+    },
+
+    async domainBans() {
+      const rows = await db
+        .select()
+        .from(domainBans)
+        .orderBy(asc(domainBans.createdAtMs), asc(domainBans.domain));
+      return rows.map((row) => row.domain);
+    },
+
+    setDomainBan(domain, banned) {
+      return writer.run(SHORT_DEADLINE_MS, (session) =>
+        durably(session, async () => {
+          const written = queriesOn(session);
+          if (banned)
+            await written
+              .insert(domainBans)
+              .values({ domain, createdAtMs: Date.now() })
+              .onConflictDoNothing();
+          else await written.delete(domainBans).where(eq(domainBans.domain, domain));
+        }),
+      );
+    },
+
+    async counts() {
+      const [row] = await reads.query(
+        "select reltuples::bigint as estimate, (select count(*) from hosts) as hosts from pg_class where oid = 'accounts'::regclass",
+      );
+      const estimate = row!.estimate as number;
+      const hostCount = row!.hosts as number;
+      if (estimate >= EXACT_COUNT_BELOW) return { accounts: estimate, hosts: hostCount };
+      const [exact] = await reads.query('select count(*) as accounts from accounts');
+      return { accounts: exact!.accounts as number, hosts: hostCount };
+    },
+
+    async countAccountsByHost() {
+      const rows = await writer.run(FLUSH_DEADLINE_MS, (session) => session.query(COUNT_ACCOUNTS_BY_HOST));
+      return new Map(rows.map((row) => [row.host_id as number, row.accounts as number]));
+    },
+
+    get counters() {
+      return {
+        ...totals.counters,
+        writerSessions: writer.stats.sessions,
+        lookupsWaiting: lookups.stats.waiting,
+        lookupFailures: lookups.stats.failures,
+        readsWaiting: reads.stats.waiting,
+        readFailures: reads.stats.failures,
+        readsTurnedAway: reads.stats.turnedAway + lookups.stats.turnedAway,
+      };
+    },
+
+    async close() {
+      await Promise.all([writer.close(), lookups.close(), reads.close()]);
+    },
+  };
+};
+
+const ACCOUNTS_BY_DID = 'select * from accounts where did = any($1::text[])';
+
+const LIST_REPOS =
+  'select append_id, did, commit_digest, rev, own_status, upstream_status from accounts ' +
+  'where append_id > $1 order by append_id limit $2';
+
+/** Deleted accounts leave the count of their host. */
+const COUNT_ACCOUNTS_BY_HOST =
+  "select host_id, count(*) as accounts from accounts where upstream_status is distinct from 'deleted' group by host_id";
+
+const REJECTION_FIELDS = {
+  hostId: rejections.hostId,
+  did: rejections.did,
+  reason: rejections.reason,
+  detail: rejections.detail,
+  upstreamSeq: rejections.upstreamSeq,
+  rev: rejections.rev,
+  atMs: rejections.atMs,
+};
+
+const pageSize = (limit: number): number => Math.min(Math.max(Math.trunc(limit) || 1, 1), MAX_PAGE_ROWS);
+
+/** Drizzle's query builder over our own connections. */
+const queriesOn = (connection: Pick<Pool | Session, 'values'>) =>
+  drizzle(async (text, params) => ({ rows: await connection.values(text, params) }), {
+    casing: 'snake_case',
+  });
+
+/** A transaction that is on disk when this resolves, whatever the server's default. */
+const durably = async <T>(session: Session, work: () => Promise<T>): Promise<T> => {
+  await session.query('begin');
+  await session.query('set local synchronous_commit = on');
+  const result = await work();
+  await session.query('commit');
+  return result;
+};
+
+/**
+ * Log records name hosts by number, so a number that was given must survive a power loss and is never given twice:
+ * the next one is one above the highest, and hosts are never deleted.
+ */
+const insertHost = (session: Session, host: Omit<HostRow, 'hostId'>): Promise<HostRow> =>
+  durably(session, async () => {
+    const db = queriesOn(session);
+    const [known] = await db.select().from(hosts).where(eq(hosts.hostname, host.hostname));
+    if (known !== undefined) return hostFromRecord(known);
+    const [highest] = await db
+      .select({ hostId: hosts.hostId })
+      .from(hosts)
+      .orderBy(desc(hosts.hostId))
+      .limit(1);
+    const row = { ...host, hostId: (highest?.hostId ?? 0) + 1 };
+    const [inserted] = await db
+      .insert(hosts)
+      .values({ ...row, ahead: [...row.ahead] })
+      .returning();
+    return hostFromRecord(inserted!);
+  });
+
+const connectAndMigrate = async (
+  attempt: () => Promise<void>,
+  log: StateLog,
+  signal: AbortSignal | undefined,
+): Promise<void> => {
+  for (let failures = 0; ; failures++) {
+    signal?.throwIfAborted();
+    try {
+      return await attempt();
+    } catch (error) {
+      if (error instanceof DatabaseInUseError) throw error;
+      const code = (error as { code?: unknown }).code;
+      const message = error instanceof Error ? error.message : String(error);
+      if (typeof code === 'string' && HOPELESS_CODES.has(code))
+        throw new Error(`PostgreSQL refuses us: ${message}. Check DATABASE_URL.`);
+      if (typeof code === 'string' && isOurMistake(code)) throw error;
+      if (!(error instanceof ConnectionLostError) && code === undefined) throw error;
+      const waitMs = START_BACKOFF_MS[Math.min(failures, START_BACKOFF_MS.length - 1)]!;
+      log('warn', `cannot reach PostgreSQL (${message}); trying again in ${waitMs} ms`);
+      await new Promise<void>((done) => {
+        const timer = setTimeout(finish, waitMs);
+        function finish(): void {
+          clearTimeout(timer);
+          signal?.removeEventListener('abort', finish);
+          done();
+        }
+        signal?.addEventListener('abort', finish, { once: true });
+      });
+    }
+  }
+};
+
+/** SQLSTATE classes of statements that will fail again: syntax, missing rights, constraint violations, bad data. */
+const isOurMistake = (code: string): boolean => /^(22|23|42)[0-9A-Z]{3}$/.test(code);

@@ -1,0 +1,357 @@
+import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
+import { openState } from '../../src/state/state.ts';
+import type { GapRow, RejectionRow, State } from '../../src/state/types.ts';
+import { type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
+import { account, digest, flushOf, newHost, tid } from './samples.ts';
+
+let temporary: TemporaryDatabase;
+let state: State;
+
+beforeAll(async () => {
+  temporary = await temporaryDatabase();
+  state = await openState({ database: temporary.database });
+});
+
+afterAll(async () => {
+  await state.close();
+  await temporary.drop();
+});
+
+const one = async (did: string) => (await state.loadAccounts([did]))[0];
+
+describe('an empty database', () => {
+  test('is migrated, and answers as empty', async () => {
+    const fresh = await temporaryDatabase();
+    const empty = await openState({ database: fresh.database });
+    expect(await empty.position()).toBe(0);
+    expect(await empty.loadHosts()).toEqual([]);
+    expect(await empty.loadAccounts(['did:plc:nobody'])).toEqual([]);
+    expect(await empty.loadAccounts([])).toEqual([]);
+    expect(await empty.listRepos(0, 10)).toEqual({ repos: [], cursor: null });
+    expect(await empty.takedowns()).toEqual([]);
+    expect(await empty.domainBans()).toEqual([]);
+    expect(await empty.counts()).toEqual({ accounts: 0, hosts: 0 });
+    await empty.close();
+    await fresh.drop();
+  });
+
+  test('is migrated once, and a second start finds everything in place', async () => {
+    const fresh = await temporaryDatabase();
+    const before = await openState({ database: fresh.database });
+    await before.flush(flushOf(7, { accounts: [account('did:plc:stays')] }));
+    await before.close();
+    const after = await openState({ database: fresh.database });
+    expect(await after.position()).toBe(7);
+    expect(await after.loadAccounts(['did:plc:stays'])).toEqual([account('did:plc:stays')]);
+    await after.close();
+    await fresh.drop();
+  });
+});
+
+describe('accounts', () => {
+  test('come back as they were written', async () => {
+    const full = account('did:plc:full', {
+      ownStatus: 'takendown',
+      upstreamStatus: 'deactivated',
+      keyType: 'p256',
+    });
+    const bare = account('did:web:bare.example.com', {
+      rev: null,
+      commit: null,
+      data: null,
+      keyType: null,
+      key: null,
+      handle: null,
+      identityAtMs: 0,
+      desynchronized: true,
+    });
+    await state.flush(flushOf(1, { accounts: [full, bare] }));
+    expect(await one(full.did)).toEqual(full);
+    expect(await one(bare.did)).toEqual(bare);
+  });
+
+  test('never take an older rev, nor forget their rev', async () => {
+    const did = 'did:plc:revs';
+    const newer = account(did, { rev: tid(20), commit: digest(20) });
+    await state.flush(flushOf(1, { accounts: [newer] }));
+    await state.flush(
+      flushOf(1, { accounts: [account(did, { rev: tid(19), handle: 'older.example.com' })] }),
+    );
+    expect(await one(did)).toEqual(newer);
+    await state.flush(flushOf(1, { accounts: [account(did, { rev: null, commit: null, data: null })] }));
+    expect(await one(did)).toEqual(newer);
+  });
+
+  test('take a new status, identity and host at the same rev', async () => {
+    const did = 'did:plc:moves';
+    await state.flush(flushOf(1, { accounts: [account(did)] }));
+    const moved = account(did, {
+      hostId: 9,
+      upstreamStatus: 'deactivated',
+      handle: 'new.example.com',
+      keyType: 'p256',
+    });
+    await state.flush(flushOf(1, { accounts: [moved] }));
+    expect(await one(did)).toEqual(moved);
+  });
+
+  test('that come several times in one flush are stored with the newest rev', async () => {
+    const did = 'did:plc:twice';
+    const newest = account(did, { rev: tid(5), handle: 'last.example.com' });
+    await state.flush(
+      flushOf(1, {
+        accounts: [account(did), account(did, { rev: tid(5) }), newest, account(did, { rev: tid(4) })],
+      }),
+    );
+    expect(await one(did)).toEqual(newest);
+  });
+
+  test('keep text of any kind, and lose only what PostgreSQL cannot hold', async () => {
+    const did = 'did:plc:text';
+    const odd = `"a", {b} \\ 'c' NULL ü 🦋\n`;
+    await state.flush(
+      flushOf(1, { accounts: [account(did, { upstreamStatus: odd, handle: 'nul\u0000.test' })] }),
+    );
+    expect(await one(did)).toMatchObject({ upstreamStatus: odd, handle: 'nul\ufffd.test' });
+    expect(await state.loadAccounts(['did:plc:\u0000'])).toEqual([]);
+  });
+
+  test('are written and read back in thousands', async () => {
+    const many = Array.from({ length: 2_345 }, (_, i) => account(`did:plc:many${i}`, { rev: tid(i + 1) }));
+    await state.flush(flushOf(1, { accounts: many }));
+    const found = await state.loadAccounts(many.map((row) => row.did));
+    expect(found.length).toBe(many.length);
+    expect(new Map(found.map((row) => [row.did, row.rev]))).toEqual(
+      new Map(many.map((row) => [row.did, row.rev])),
+    );
+  });
+
+  test('taken down by the relay are listed', async () => {
+    await state.flush(
+      flushOf(1, {
+        accounts: [
+          account('did:plc:down', { ownStatus: 'takendown' }),
+          account('did:plc:throttled', { ownStatus: 'throttled' }),
+          account('did:plc:upstreamdown', { upstreamStatus: 'takendown' }),
+        ],
+      }),
+    );
+    expect(await state.takedowns()).toContain('did:plc:down');
+    expect(await state.takedowns()).not.toContain('did:plc:throttled');
+    expect(await state.takedowns()).not.toContain('did:plc:upstreamdown');
+  });
+
+  test('are counted per host, deleted ones left out', async () => {
+    await state.flush(
+      flushOf(1, {
+        accounts: [
+          account('did:plc:c1', { hostId: 777 }),
+          account('did:plc:c2', { hostId: 777, upstreamStatus: 'deactivated' }),
+          account('did:plc:c3', { hostId: 777, upstreamStatus: 'deleted' }),
+        ],
+      }),
+    );
+    expect((await state.countAccountsByHost!()).get(777)).toBe(2);
+  });
+});
+
+describe('a flush', () => {
+  test('moves the position forward and never back', async () => {
+    await state.flush(flushOf(100));
+    await state.flush(flushOf(50));
+    expect(await state.position()).toBe(100);
+    await state.flush(flushOf(2 ** 53 - 1));
+    expect(await state.position()).toBe(2 ** 53 - 1);
+  });
+
+  test('of which one row fails is not applied at all, and the next one works', async () => {
+    const fresh = await temporaryDatabase();
+    const other = await openState({ database: fresh.database });
+    const host = await other.insertHost(newHost('a.example.com'));
+    const good = flushOf(5, { accounts: [account('did:plc:good')] });
+    // The name of another host: refused by the database after the accounts are written.
+    const bad = { ...good, hosts: [{ ...host, hostId: host.hostId + 1 }] };
+    await expect(other.flush(bad)).rejects.toThrow(/hosts_hostname_key/);
+    expect(await other.position()).toBe(0);
+    expect(await other.loadAccounts(['did:plc:good'])).toEqual([]);
+    await other.flush(good);
+    expect(await other.position()).toBe(5);
+    expect(await other.loadAccounts(['did:plc:good'])).toEqual([account('did:plc:good')]);
+    expect(other.counters.flushFailures).toBe(1);
+    await other.close();
+    await fresh.drop();
+  });
+
+  test('with numbers that are no numbers is refused, for that is a mistake of ours', async () => {
+    const wrong = flushOf(1, { accounts: [account('did:plc:nan', { identityAtMs: Number.NaN })] });
+    await expect(state.flush(wrong)).rejects.toThrow('cannot be stored');
+    expect(await state.loadAccounts(['did:plc:nan'])).toEqual([]);
+  });
+
+  test('may be asked for while another is under way', async () => {
+    const all = Array.from({ length: 8 }, (_, i) =>
+      state.flush(flushOf(1, { accounts: [account('did:plc:busy', { rev: tid(100 + i) })] })),
+    );
+    await Promise.all(all);
+    expect((await one('did:plc:busy'))?.rev).toBe(tid(107));
+  });
+});
+
+describe('hosts', () => {
+  test('get numbers in the order of their coming, and keep them', async () => {
+    const fresh = await temporaryDatabase();
+    const other = await openState({ database: fresh.database });
+    const [first, second, again] = await Promise.all([
+      other.insertHost(newHost('one.example.com')),
+      other.insertHost(newHost('two.example.com', { ahead: [5, 7, 2 ** 53 - 1], eventsPerSecondLimit: 0.5 })),
+      other.insertHost(newHost('one.example.com', { source: 'crawl' })),
+    ]);
+    expect([first.hostId, second.hostId]).toEqual([1, 2]);
+    expect(again).toEqual(first);
+    expect(await other.loadHosts()).toEqual([first, second]);
+    await other.close();
+    await fresh.drop();
+  });
+
+  test('are overwritten by a flush in every field', async () => {
+    const host = await state.insertHost(newHost('changes.example.com'));
+    const changed = {
+      ...host,
+      secure: false,
+      source: 'admin' as const,
+      banned: true,
+      status: 'banned',
+      cursor: 2 ** 53 - 1,
+      ahead: [3, 4],
+      accountCount: 500_000,
+      accountLimit: 1_000_000,
+      eventsPerSecondLimit: 12.5,
+      validation: 'lenient' as const,
+      createdAtMs: 1,
+      lastEventAtMs: 2,
+      failures: 3,
+    };
+    await state.flush(flushOf(1, { hosts: [host, changed] }));
+    expect((await state.loadHosts()).find((row) => row.hostId === host.hostId)).toEqual(changed);
+    await state.flush(flushOf(1, { hosts: [host] }));
+    expect((await state.loadHosts()).find((row) => row.hostId === host.hostId)).toEqual(host);
+  });
+
+  test('known from a flush alone are not numbered twice', async () => {
+    await state.flush(flushOf(1, { hosts: [{ ...newHost('far.example.com'), hostId: 5_000 }] }));
+    expect((await state.insertHost(newHost('next.example.com'))).hostId).toBe(5_001);
+  });
+});
+
+describe('listRepos', () => {
+  test('gives every repo once, in append order, one per page, while repos are added and changed', async () => {
+    const fresh = await temporaryDatabase();
+    const other = await openState({ database: fresh.database });
+    const expected: string[] = [];
+    let next = 0;
+    const add = async (count: number) => {
+      const rows = Array.from({ length: count }, () => account(`did:plc:r${(next * 7919) % 1009}x${next++}`));
+      expected.push(...rows.map((row) => row.did));
+      await other.flush(flushOf(next, { accounts: rows }));
+    };
+    await add(5);
+    const seen: string[] = [];
+    let cursor = 0;
+    for (let page = 0; page < 40; page++) {
+      const answer = await other.listRepos(cursor, 1);
+      expect(answer.repos.length).toBe(1);
+      seen.push(answer.repos[0]!.did);
+      if (answer.cursor === null) break;
+      cursor = answer.cursor;
+      if (page < 6) await add(2);
+      // A change of an old row must not move it.
+      await other.flush(flushOf(next, { accounts: [account(expected[0]!, { rev: tid(page + 2) })] }));
+    }
+    expect(seen).toEqual(expected);
+    await other.close();
+    await fresh.drop();
+  });
+
+  test('leaves out accounts without a rev, and appends them when they get their first', async () => {
+    const fresh = await temporaryDatabase();
+    const other = await openState({ database: fresh.database });
+    const empty = account('did:plc:later', { rev: null, commit: null, data: null });
+    await other.flush(flushOf(1, { accounts: [empty, account('did:plc:first'), account('did:plc:second')] }));
+    const page = await other.listRepos(0, 1);
+    expect(page.repos.map((repo) => repo.did)).toEqual(['did:plc:first']);
+    await other.flush(
+      flushOf(2, { accounts: [{ ...empty, rev: tid(9), commit: digest(9), data: digest(9) }] }),
+    );
+    const rest = await other.listRepos(page.cursor!, 10);
+    expect(rest.repos).toEqual([
+      { did: 'did:plc:second', commit: digest(1), rev: tid(1), ownStatus: null, upstreamStatus: null },
+      { did: 'did:plc:later', commit: digest(9), rev: tid(9), ownStatus: null, upstreamStatus: null },
+    ]);
+    expect(rest.cursor).toBeNull();
+    await other.close();
+    await fresh.drop();
+  });
+});
+
+describe('what is kept for people', () => {
+  const rejection = (hostId: number, n: number, did = 'did:plc:rejected'): RejectionRow => ({
+    hostId,
+    did,
+    reason: 'rev_stale',
+    detail: `no ${n}`,
+    upstreamSeq: n,
+    rev: tid(n),
+    atMs: n,
+  });
+
+  test('are the newest 200 rejections of each host, newest first', async () => {
+    await state.flush(flushOf(1, { rejections: [rejection(1, 1)] }));
+    for (let from = 0; from < 500; from += 125)
+      await state.flush(
+        flushOf(1, { rejections: Array.from({ length: 125 }, (_, i) => rejection(2, from + i + 1)) }),
+      );
+    const kept = await state.rejectionsOfHost(2, 1_000);
+    expect(kept.map((row) => row.upstreamSeq)).toEqual(Array.from({ length: 200 }, (_, i) => 500 - i));
+    expect(kept[0]).toEqual(rejection(2, 500));
+    expect((await state.rejectionsOfHost(2, 3)).length).toBe(3);
+    expect(await state.rejectionsOfHost(1, 10)).toEqual([rejection(1, 1)]);
+  });
+
+  test('do not grow with a flood from one host within one flush', async () => {
+    const flood = Array.from({ length: 5_000 }, (_, i) => rejection(3, i + 1));
+    await state.flush(flushOf(1, { rejections: [rejection(4, 1), ...flood] }));
+    expect((await state.rejectionsOfHost(3, 1_000)).map((row) => row.upstreamSeq)).toEqual(
+      Array.from({ length: 200 }, (_, i) => 5_000 - i),
+    );
+    expect(await state.rejectionsOfHost(4, 10)).toEqual([rejection(4, 1)]);
+  });
+
+  test('are found by account, and survive hostile text', async () => {
+    const nasty = {
+      ...rejection(5, 1, `did:plc:${'\u{1F98B}'.repeat(3_000)}\u0000`),
+      detail: '\u0000'.repeat(10_000),
+    };
+    await state.flush(flushOf(1, { rejections: [nasty, rejection(5, 2, 'did:plc:mine')] }));
+    expect(await state.rejectionsOfAccount('did:plc:mine', 10)).toEqual([rejection(5, 2, 'did:plc:mine')]);
+    expect(await state.rejectionsOfAccount('did:plc:\u0000', 10)).toEqual([]);
+    expect((await state.rejectionsOfHost(5, 10)).length).toBe(2);
+  });
+
+  test('are the newest 100 gaps of each host', async () => {
+    const gap = (n: number): GapRow => ({ hostId: 6, fromSeq: n, toSeq: 0, why: 'cursor too old', atMs: n });
+    await state.flush(flushOf(1, { gaps: Array.from({ length: 70 }, (_, i) => gap(i + 1)) }));
+    await state.flush(flushOf(1, { gaps: Array.from({ length: 70 }, (_, i) => gap(i + 71)) }));
+    const kept = await state.gapsOfHost(6, 1_000);
+    expect(kept.map((row) => row.fromSeq)).toEqual(Array.from({ length: 100 }, (_, i) => 140 - i));
+    expect(kept[0]).toEqual(gap(140));
+  });
+
+  test('are domain bans', async () => {
+    await state.setDomainBan('bad.example.com', true);
+    await state.setDomainBan('bad.example.com', true);
+    await state.setDomainBan('worse.example.com', true);
+    expect(new Set(await state.domainBans())).toEqual(new Set(['bad.example.com', 'worse.example.com']));
+    await state.setDomainBan('bad.example.com', false);
+    expect(await state.domainBans()).toEqual(['worse.example.com']);
+  });
+});
