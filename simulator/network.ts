@@ -1,0 +1,610 @@
+/**
+ * A whole AT Protocol network on one machine: a PLC directory and many PDSes on ports of localhost, with
+ * accounts that sign real commits. It owns the accounts and their repos, makes events happen (by a seeded
+ * traffic or one at a time), and writes into its ledger what a relay must make of each.
+ *
+ * It promises: the same options give the same accounts, keys, records and the same order of events per host;
+ * with a fixed clock the same bytes. Only times (revs, record keys, `time`) come from the clock. Faults of the
+ * directory and of connections depend on when others ask, and are not part of that promise.
+ * It shares no code with the relay, so that it can be its judge.
+ */
+import {
+  type Account,
+  type AccountStatus,
+  applyCommit,
+  commitMessage,
+  keyOf,
+  nextRevMicros,
+  prepareCommit,
+  repoCar,
+  revText,
+  signCommit,
+  syncMessage,
+  type Write,
+} from './account.ts';
+import { sha256 } from './cbor.ts';
+import { type Directory, type DirectoryFaults, noDirectoryFaults, startDirectory } from './directory.ts';
+import { encodeMessage, type Message } from './frames.ts';
+import { createHost, type Host, startHost, stopHost } from './host.ts';
+import { createLedger, type Ledger, type LedgerEntry, type LedgerLine } from './ledger.ts';
+import { createPopulation } from './population.ts';
+import { createRandom, mixSeed } from './random.ts';
+import type { MemoryStore, StreamCounters } from './stream.ts';
+import { createTraffic, LIVE_MIX, type Mix } from './traffic.ts';
+
+export interface NetworkOptions {
+  readonly hosts: number;
+  readonly accounts: number;
+  readonly seed?: number;
+  /** Events per second over all hosts, as a Poisson process; 0 (default): only what is asked for. */
+  readonly ratePerSecond?: number;
+  /** First port of the hosts; 0 (default): any free ports. */
+  readonly basePort?: number;
+  /** 0 (default): any free port. */
+  readonly plcPort?: number;
+  readonly largeRepoRecords?: number;
+  /** Share of accounts with a large repo, 0…1. */
+  readonly largeRepoShare?: number;
+  /** Events each host keeps for cursors. */
+  readonly windowEvents?: number;
+  /** Bytes all hosts together keep for cursors; beyond it the oldest events of all are forgotten. */
+  readonly windowMaxBytes?: number;
+  readonly p256Share?: number;
+  readonly legacyDocumentShare?: number;
+  /** How uneven hosts are: weight of host i is 1/(i+1)^exponent. */
+  readonly hostZipfExponent?: number;
+  readonly mix?: Mix;
+  /** Milliseconds since 1970. */
+  readonly clock?: () => number;
+  readonly ledgerEntries?: number;
+  readonly ledgerPath?: string | undefined;
+}
+
+/** One event as it leaves a host. */
+export interface Emitted {
+  readonly hostIndex: number;
+  readonly seq: number;
+  readonly frame: Uint8Array;
+  readonly line: LedgerLine;
+}
+
+export interface NetworkCounters extends StreamCounters {
+  events: number;
+  eventBytes: number;
+  windowBytes: number;
+}
+
+export interface Network {
+  /** Empty until started. */
+  readonly plcUrl: string;
+  readonly hosts: readonly Host[];
+  readonly accounts: readonly Account[];
+  readonly ledger: Ledger;
+  readonly counters: NetworkCounters;
+  /** Settable while it runs. */
+  readonly directoryFaults: DirectoryFaults;
+  ratePerSecond: number;
+
+  /** Opens the directory and all hosts, and starts the traffic if there is a rate. Throws when a port is taken. */
+  start(): Promise<void>;
+  /** Closes everything; the network can be started again. */
+  stop(): Promise<void>;
+  find(did: string): Account | undefined;
+  /** The whole repo of an account as a CAR. */
+  carOf(account: Account): Uint8Array;
+  /** Makes the next `count` events of the traffic happen now. */
+  generate(count: number): void;
+
+  /** A new account: #identity, #account, an empty first #commit, and its #sync, as a PDS sends them. */
+  createAccount(hostIndex: number): Account;
+  /** Commits these writes, or drawn ones; returns the ledger's entry. Throws on an impossible write. */
+  commit(account: Account, writes?: readonly Write[]): LedgerEntry;
+  /** A new commit of the unchanged repo, announced by #sync only. */
+  sync(account: Account): LedgerEntry;
+  /** #identity with nothing changed. */
+  identity(account: Account): LedgerEntry;
+  changeHandle(account: Account, handle: string): LedgerEntry;
+  /** A new signing key: the directory first, then #identity. */
+  rotateKey(account: Account): LedgerEntry;
+  /** #account with this status. */
+  setStatus(account: Account, status: AccountStatus): LedgerEntry;
+  /** #account deleted; with `tombstone` the directory answers 410 from now on. */
+  deleteAccount(account: Account, options?: { tombstone?: boolean }): LedgerEntry;
+  /** Moves an account: directory, then the new host's #identity, #account and #sync, then the old host's #account. */
+  migrate(account: Account, toHostIndex: number): void;
+
+  /** Cuts all subscribers of a host, without a closing handshake. */
+  dropConnections(hostIndex: number): void;
+  /** While stalled a host keeps its sockets open and sends nothing. */
+  stallHost(hostIndex: number, stalled: boolean): void;
+  /** While refusing a host answers 503 to everything; open sockets stay. */
+  refuseHost(hostIndex: number, refusing: boolean): void;
+  /** Every HTTP answer and upgrade of the host waits this long. */
+  slowHost(hostIndex: number, delayMs: number): void;
+  /** Closes the host's port: connections are refused by the system. */
+  closeHost(hostIndex: number): Promise<void>;
+  /** Opens it again on the same port. */
+  reopenHost(hostIndex: number): void;
+  /** The host forgets all its events: older cursors get OutdatedCursor. */
+  loseWindow(hostIndex: number): void;
+  /** The host starts its seqs over: cursors held by others lie in the future. */
+  resetSeq(hostIndex: number): void;
+}
+
+const DEFAULT_WINDOW_EVENTS = 10_000;
+const DEFAULT_WINDOW_MAX_BYTES = 256 * 1024 * 1024;
+const TICK_MS = 10;
+/** After a pause of the process, the traffic makes up for at most this much. */
+const MAX_CATCH_UP_MS = 1000;
+/** An account's directory entry changes only after it was quiet: a relay that lags may look it up late. */
+const QUIET_BEFORE_CHANGE_MS = 5000;
+
+/** Builds the network; nothing listens until `start`. */
+export const createNetwork = async (options: NetworkOptions): Promise<Network> => {
+  if (!(options.hosts >= 1) || !(options.accounts >= 1)) {
+    throw new Error('a network needs at least one host and one account');
+  }
+  const seed = options.seed ?? 1;
+  const clock = options.clock ?? Date.now;
+  const mix = options.mix ?? LIVE_MIX;
+  const windowEvents = options.windowEvents ?? DEFAULT_WINDOW_EVENTS;
+  const windowMaxBytes = options.windowMaxBytes ?? DEFAULT_WINDOW_MAX_BYTES;
+  const hostZipfExponent = options.hostZipfExponent ?? 1;
+  const counters: NetworkCounters = {
+    connected: 0,
+    framesSent: 0,
+    bytesSent: 0,
+    backpressure: 0,
+    events: 0,
+    eventBytes: 0,
+    windowBytes: 0,
+  };
+  const population = createPopulation({
+    seed,
+    hosts: options.hosts,
+    accounts: options.accounts,
+    largeRepoRecords: options.largeRepoRecords ?? 20_000,
+    largeRepoShare: options.largeRepoShare ?? 0.01,
+    p256Share: options.p256Share ?? 0.1,
+    legacyDocumentShare: options.legacyDocumentShare ?? 0.3,
+    hostZipfExponent,
+    startMs: clock(),
+  });
+  const traffic = createTraffic(seed, options.hosts, hostZipfExponent, population);
+  const directoryRandom = createRandom(mixSeed(seed, 3));
+  const ledger = createLedger({
+    ...(options.ledgerEntries === undefined ? {} : { maxEntries: options.ledgerEntries }),
+    path: options.ledgerPath,
+  });
+  const hosts: Host[] = [];
+  for (let i = 0; i < options.hosts; i++) {
+    const host = createHost(i, windowEvents, counters);
+    // Hosts have a past: their first seq here is not their first ever.
+    host.stream.lastSeq = createRandom(mixSeed(seed, 4, i)).below(1_000_000);
+    hosts.push(host);
+  }
+  for (const account of population.accounts) hosts[account.hostIndex]!.accounts.push(account);
+
+  // The order in which events entered the windows, to forget the oldest of all hosts when bytes run out.
+  let order: number[] = [];
+  let orderStart = 0;
+  const alreadyForgotten = new Uint32Array(options.hosts);
+  const memoryOf = (hostIndex: number): MemoryStore => hosts[hostIndex]!.stream.store as MemoryStore;
+  const shrinkWindow = (): void => {
+    while (counters.windowBytes > windowMaxBytes && orderStart < order.length) {
+      const hostIndex = order[orderStart++]!;
+      if (alreadyForgotten[hostIndex]! > 0) alreadyForgotten[hostIndex]!--;
+      else counters.windowBytes -= memoryOf(hostIndex).dropOldest();
+    }
+    if (orderStart > 65_536 && orderStart * 2 > order.length) {
+      order = order.slice(orderStart);
+      orderStart = 0;
+    }
+  };
+
+  const touched = new Set<Host>();
+  let isBatching = false;
+  const pumpTouched = (): void => {
+    for (const host of touched) host.stream.pump();
+    touched.clear();
+  };
+
+  const publish = (event: Emitted): LedgerEntry => {
+    const host = hosts[event.hostIndex]!;
+    counters.events++;
+    counters.eventBytes += event.frame.length;
+    counters.windowBytes += event.frame.length;
+    const freed = memoryOf(event.hostIndex).append(event.seq, event.frame);
+    if (freed > 0) {
+      counters.windowBytes -= freed;
+      alreadyForgotten[event.hostIndex]!++;
+    }
+    order.push(event.hostIndex);
+    shrinkWindow();
+    touched.add(host);
+    const entry = ledger.record(event.line);
+    if (!isBatching) pumpTouched();
+    return entry;
+  };
+
+  const sink: (event: Emitted) => LedgerEntry = publish;
+
+  type About = Omit<LedgerLine, 'timeMs' | 'host' | 'seq' | 'expectation'> & {
+    readonly expectation?: string;
+  };
+
+  const emit = (hostIndex: number, message: (seq: number) => Message, about: About): LedgerEntry => {
+    const { stream, hostname } = hosts[hostIndex]!;
+    const seq = ++stream.lastSeq;
+    return sink({
+      hostIndex,
+      seq,
+      frame: encodeMessage(message(seq)),
+      line: { timeMs: clock(), host: hostname, seq, expectation: 'deliver', ...about },
+    });
+  };
+
+  const settle = (account: Account): void => {
+    if (account.commitDigest !== null) return;
+    // The state an account had before the run: one commit over the tree it starts with.
+    account.revMicros = nextRevMicros(account, clock() - 3_600_000);
+    account.rev = revText(account, account.revMicros);
+    account.commitBytes = signCommit(
+      account.did,
+      account.rev,
+      account.tree.digest,
+      keyOf(account, seed).sign,
+    );
+    account.commitDigest = sha256(account.commitBytes);
+  };
+
+  const note = (account: Account): void => {
+    account.lastEventMs = clock();
+  };
+
+  const identityOn = (hostIndex: number, account: Account, about: Partial<About> = {}): LedgerEntry => {
+    note(account);
+    return emit(
+      hostIndex,
+      (seq) => ({
+        type: '#identity',
+        body: {
+          did: account.did,
+          seq,
+          time: new Date(clock()).toISOString(),
+          handle: account.handle,
+        },
+      }),
+      { kind: 'identity', did: account.did, rev: null, ...about },
+    );
+  };
+
+  const accountOn = (
+    hostIndex: number,
+    account: Account,
+    status: AccountStatus,
+    about: Partial<About> = {},
+  ): LedgerEntry => {
+    note(account);
+    return emit(
+      hostIndex,
+      (seq) => ({
+        type: '#account',
+        body: {
+          did: account.did,
+          seq,
+          time: new Date(clock()).toISOString(),
+          active: status === 'active',
+          status: status === 'active' ? undefined : status,
+        },
+      }),
+      { kind: 'account', did: account.did, rev: null, ...about },
+    );
+  };
+
+  const commit = (account: Account, writes?: readonly Write[]): LedgerEntry => {
+    settle(account);
+    const nowMs = clock();
+    const prepared = prepareCommit(account, seed, nowMs, writes ?? traffic.drawWrites(account, nowMs));
+    applyCommit(account, prepared);
+    note(account);
+    return emit(account.hostIndex, (seq) => commitMessage(account, prepared, seq, nowMs), {
+      kind: 'commit',
+      did: account.did,
+      rev: prepared.rev,
+    });
+  };
+
+  const sync = (account: Account): LedgerEntry => {
+    settle(account);
+    const nowMs = clock();
+    applyCommit(account, prepareCommit(account, seed, nowMs, []));
+    return syncOn(account.hostIndex, account);
+  };
+
+  const syncOn = (hostIndex: number, account: Account, about: Partial<About> = {}): LedgerEntry => {
+    note(account);
+    const { commitBytes, commitDigest, rev } = account;
+    return emit(
+      hostIndex,
+      (seq) =>
+        syncMessage(account, { commitBytes: commitBytes!, commitDigest: commitDigest!, rev }, seq, clock()),
+      { kind: 'sync', did: account.did, rev, ...about },
+    );
+  };
+
+  const createAccount = (hostIndex: number): Account => {
+    const account = population.add(hostIndex);
+    hosts[hostIndex]!.accounts.push(account);
+    identityOn(hostIndex, account);
+    accountOn(hostIndex, account, 'active');
+    const nowMs = clock();
+    const prepared = prepareCommit(account, seed, nowMs, []);
+    applyCommit(account, prepared);
+    emit(hostIndex, (seq) => commitMessage(account, prepared, seq, nowMs), {
+      kind: 'commit',
+      did: account.did,
+      rev: prepared.rev,
+    });
+    // Says again what the commit said: same rev, same data.
+    syncOn(hostIndex, account, { expectation: 'rev_stale', note: 'same rev and data as the commit' });
+    return account;
+  };
+
+  const setStatus = (account: Account, status: AccountStatus): LedgerEntry => {
+    account.status = status;
+    return accountOn(account.hostIndex, account, status);
+  };
+
+  const rotateKey = (account: Account): LedgerEntry => {
+    settle(account);
+    account.keyGeneration++;
+    account.key = null;
+    return identityOn(account.hostIndex, account);
+  };
+
+  const changeHandle = (account: Account, handle: string): LedgerEntry => {
+    account.handle = handle;
+    return identityOn(account.hostIndex, account);
+  };
+
+  const migrate = (account: Account, toHostIndex: number): void => {
+    settle(account);
+    const from = hosts[account.hostIndex]!;
+    const to = hosts[toHostIndex];
+    if (to === undefined || to === from)
+      throw new Error('an account migrates to another host of the network');
+    from.accounts.splice(from.accounts.indexOf(account), 1);
+    from.departed.set(account.did, account);
+    to.departed.delete(account.did);
+    to.accounts.push(account);
+    account.hostIndex = toHostIndex;
+    account.status = 'active';
+    identityOn(toHostIndex, account);
+    accountOn(toHostIndex, account, 'active');
+    sync(account);
+    accountOn(from.index, account, 'deactivated', {
+      expectation: 'wrong_host',
+      // A relay that has not yet heard of the move takes the old host at its word.
+      alternatives: ['deliver'],
+      note: 'the old host after a migration',
+    });
+  };
+
+  /** One event of the traffic. */
+  const happen = (): void => {
+    const { random } = traffic;
+    const hostIndex = traffic.drawHost((index) => hosts[index]!.accounts.length > 0);
+    const host = hosts[hostIndex]!;
+    // Squared: a host's first accounts are its busiest.
+    const account = host.accounts[Math.floor(random.unit() ** 2 * host.accounts.length)]!;
+    let happening = traffic.drawHappening(mix);
+    if (account.status !== 'active') {
+      if (account.status === 'deactivated') setStatus(account, 'active');
+      else createAccount(hostIndex);
+      return;
+    }
+    const isQuiet = clock() - account.lastEventMs >= QUIET_BEFORE_CHANGE_MS;
+    if ((happening === 'migration' || happening === 'rotation') && !isQuiet) happening = 'commit';
+    if (happening === 'migration' && hosts.length === 1) happening = 'commit';
+    switch (happening) {
+      case 'commit':
+        commit(account);
+        break;
+      case 'sync':
+        sync(account);
+        break;
+      case 'identity':
+        identityOn(hostIndex, account);
+        break;
+      case 'account':
+        accountOn(hostIndex, account, 'active');
+        break;
+      case 'handle':
+        changeHandle(account, `user${account.index}-${random.below(1_000_000)}.test`);
+        break;
+      case 'status':
+        setStatus(account, 'deactivated');
+        break;
+      case 'newAccount':
+        createAccount(hostIndex);
+        break;
+      case 'migration':
+        migrate(account, (hostIndex + 1 + random.below(hosts.length - 1)) % hosts.length);
+        break;
+      case 'rotation':
+        rotateKey(account);
+        break;
+    }
+  };
+
+  const generate = (count: number): void => {
+    isBatching = true;
+    try {
+      for (let i = 0; i < count; i++) happen();
+    } finally {
+      isBatching = false;
+    }
+    pumpTouched();
+  };
+
+  const carOf = (account: Account): Uint8Array => {
+    settle(account);
+    return repoCar(account, (path, leaf) => population.bytesOf(path, leaf.body));
+  };
+
+  const around = { find: population.find, settle, carOf };
+  const wantedFaults = noDirectoryFaults();
+  let directory: Directory | null = null;
+  let timer: Timer | null = null;
+  let nextMs = 0;
+  const pace = createRandom(mixSeed(seed, 5));
+
+  const tick = (): void => {
+    const nowMs = performance.now();
+    const rate = network.ratePerSecond / 1000;
+    if (!(rate > 0)) {
+      nextMs = 0;
+      return;
+    }
+    if (nextMs === 0 || nowMs - nextMs > MAX_CATCH_UP_MS) nextMs = nowMs;
+    let due = 0;
+    while (nextMs <= nowMs) {
+      due++;
+      nextMs += pace.gap(rate);
+    }
+    if (due > 0) generate(due);
+  };
+
+  const hostFault = (hostIndex: number, fault: string): void => {
+    ledger.record({
+      timeMs: clock(),
+      host: hosts[hostIndex]!.hostname,
+      seq: null,
+      did: null,
+      rev: null,
+      kind: 'host',
+      expectation: 'none',
+      fault,
+    });
+  };
+
+  const network: Network = {
+    get plcUrl() {
+      return directory?.url ?? '';
+    },
+    hosts,
+    accounts: population.accounts,
+    ledger,
+    counters,
+    directoryFaults: wantedFaults,
+    ratePerSecond: options.ratePerSecond ?? 0,
+    start: async () => {
+      if (directory !== null) return;
+      try {
+        directory = startDirectory({
+          port: options.plcPort ?? 0,
+          seed,
+          faults: wantedFaults,
+          find: population.find,
+          hostnameOf: (hostIndex) => hosts[hostIndex]!.hostname,
+          hosts: () =>
+            hosts.map(({ hostname, stream, accounts }) => ({
+              hostname,
+              seq: stream.lastSeq,
+              accountCount: accounts.length,
+            })),
+          chance: directoryRandom.chance,
+          onFault: (fault, did) => {
+            ledger.record({
+              timeMs: clock(),
+              host: '',
+              seq: null,
+              did,
+              rev: null,
+              kind: 'plc',
+              expectation: 'none',
+              fault,
+            });
+          },
+        });
+        const basePort = options.basePort ?? 0;
+        for (const host of hosts) startHost(host, basePort === 0 ? host.port : basePort + host.index, around);
+      } catch (error) {
+        await network.stop();
+        throw error;
+      }
+      timer = setInterval(tick, TICK_MS);
+    },
+    stop: async () => {
+      if (timer !== null) clearInterval(timer);
+      timer = null;
+      await Promise.all(hosts.map(stopHost));
+      await directory?.stop();
+      directory = null;
+      ledger.flush();
+    },
+    find: population.find,
+    carOf,
+    generate,
+    createAccount,
+    commit,
+    sync,
+    identity: (account) => identityOn(account.hostIndex, account),
+    changeHandle,
+    rotateKey,
+    setStatus,
+    deleteAccount: (account, { tombstone = false } = {}) => {
+      const entry = setStatus(account, 'deleted');
+      account.tombstoned = tombstone;
+      return entry;
+    },
+    migrate,
+    dropConnections: (hostIndex) => {
+      hostFault(hostIndex, 'host-drop');
+      hosts[hostIndex]!.stream.terminateAll();
+    },
+    stallHost: (hostIndex, stalled) => {
+      const { stream } = hosts[hostIndex]!;
+      if (stalled) hostFault(hostIndex, 'host-stall');
+      stream.stalled = stalled;
+      if (!stalled) stream.pump();
+    },
+    refuseHost: (hostIndex, refusing) => {
+      if (refusing) hostFault(hostIndex, 'host-refuse');
+      hosts[hostIndex]!.refusing = refusing;
+    },
+    slowHost: (hostIndex, delayMs) => {
+      if (delayMs > 0) hostFault(hostIndex, 'host-slow');
+      hosts[hostIndex]!.slowMs = delayMs;
+    },
+    closeHost: async (hostIndex) => {
+      hostFault(hostIndex, 'host-close');
+      await stopHost(hosts[hostIndex]!);
+    },
+    reopenHost: (hostIndex) => {
+      const host = hosts[hostIndex]!;
+      if (host.server === null) startHost(host, host.port, around);
+    },
+    loseWindow: (hostIndex) => {
+      hostFault(hostIndex, 'host-lose-window');
+      forget(hostIndex);
+    },
+    resetSeq: (hostIndex) => {
+      hostFault(hostIndex, 'host-reset-seq');
+      forget(hostIndex);
+      const { stream } = hosts[hostIndex]!;
+      stream.lastSeq = 0;
+      stream.terminateAll();
+    },
+  };
+
+  const forget = (hostIndex: number): void => {
+    const memory = memoryOf(hostIndex);
+    alreadyForgotten[hostIndex] = alreadyForgotten[hostIndex]! + (memory.end - memory.first);
+    counters.windowBytes -= memory.clear();
+    for (const subscriber of hosts[hostIndex]!.stream.subscribers) subscriber.position = memory.end;
+  };
+
+  return network;
+};
