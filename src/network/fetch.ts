@@ -60,8 +60,10 @@ export type GuardedFetch = (url: string, options: FetchOptions) => Promise<Fetch
 export interface FetchSettings {
   /** Which look-up to use for public (false) and private (true) calls. Default: the process's own. */
   readonly lookupFor?: (allowPrivateAddresses: boolean) => GuardedLookup;
-  /** Extra certificate authorities, PEM. Default: the system's. */
+  /** Certificate authorities, PEM. Default: the system's. */
   readonly ca?: string;
+  /** Ports that public calls may use. Default: 80 and 443. */
+  readonly publicPorts?: readonly number[];
 }
 
 const fail = (kind: FetchFailure, detail: string): FetchResult => ({ ok: false, kind, detail });
@@ -78,10 +80,9 @@ const parseUrl = (text: string, base?: URL): URL | null => {
 };
 
 /** Why the guard refuses this URL before any connection; null: it does not. */
-const forbiddenUrl = (url: URL): string | null => {
-  const defaultPort = url.protocol === 'https:' ? '443' : '80';
-  const port = url.port === '' ? defaultPort : url.port;
-  if (port !== '80' && port !== '443') return 'the port is neither 80 nor 443';
+const forbiddenUrl = (url: URL, ports: readonly number[]): string | null => {
+  const defaultPort = url.protocol === 'https:' ? 443 : 80;
+  if (!ports.includes(url.port === '' ? defaultPort : Number(url.port))) return 'the port is not allowed';
   // A literal address never reaches the look-up; URL parsing has already turned every spelling into these two.
   const isIpv6 = url.hostname.startsWith('[');
   if (!isIpv6 && !/^[\d.]+$/.test(url.hostname)) return null;
@@ -111,7 +112,7 @@ type Hop = FetchResult | { readonly redirect: string };
 
 /** Makes a fetch with its own connection pools; `guardedFetch` is the one of the process. */
 export const createGuardedFetch = (settings: FetchSettings = {}): GuardedFetch => {
-  const { lookupFor = guardedLookup, ca } = settings;
+  const { lookupFor = guardedLookup, ca, publicPorts = [80, 443] } = settings;
 
   const poolOptions = {
     keepAlive: true,
@@ -238,7 +239,7 @@ export const createGuardedFetch = (settings: FetchSettings = {}): GuardedFetch =
     let hopOptions = options;
     for (let redirects = options.redirects ?? 0; ; redirects--) {
       if (options.allowPrivateAddresses !== true) {
-        const why = forbiddenUrl(url);
+        const why = forbiddenUrl(url, publicPorts);
         if (why !== null) return fail('forbidden_address', why);
       }
       const result: Hop = await hop(url, hopOptions, deadlineMs, true);

@@ -23,6 +23,8 @@ const REMEMBER_FAILURE_MS = 5_000;
 const LOOKUP_TIMEOUT_MS = 5_000;
 /** A waiting look-up that has not had its turn by then fails. */
 const WAIT_TIMEOUT_MS = 30_000;
+/** How often the waiting ones are looked over for that. */
+const SWEEP_INTERVAL_MS = 1_000;
 /** A name may have many addresses; more are not looked at. */
 const MAX_ADDRESSES = 16;
 
@@ -125,6 +127,18 @@ export const createGuardedLookup = (settings: LookupSettings): GuardedLookup => 
     }
   };
 
+  let isSweeping = false;
+  /** A resolver that never answers frees no place, so time alone must reach the waiting ones. */
+  const sweep = (): void => {
+    if (isSweeping || waiting.length === 0) return;
+    isSweeping = true;
+    clock.after(SWEEP_INTERVAL_MS, () => {
+      isSweeping = false;
+      startWaiting();
+      sweep();
+    });
+  };
+
   const run = (hostname: string): Promise<LookupResult> =>
     new Promise((settle) => {
       counters.lookups++;
@@ -176,6 +190,7 @@ export const createGuardedLookup = (settings: LookupSettings): GuardedLookup => 
         },
         untilMs: clock.nowMs() + WAIT_TIMEOUT_MS,
       });
+      sweep();
     });
   };
 

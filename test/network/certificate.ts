@@ -1,0 +1,22 @@
+/** A self-signed certificate for tests only, valid for a hundred years. Nothing trusts it. */
+export const CERTIFIED_NAME = 'pinned.weir-test.net';
+
+export const certificate = `-----BEGIN CERTIFICATE-----
+MIIBgjCCASigAwIBAgIBATAKBggqhkjOPQQDAjAfMR0wGwYDVQQDDBRwaW5uZWQu
+d2Vpci10ZXN0Lm5ldDAgFw0yMDAxMDEwMDAwMDBaGA8yMTIwMDEwMTAwMDAwMFow
+HzEdMBsGA1UEAwwUcGlubmVkLndlaXItdGVzdC5uZXQwWTATBgcqhkjOPQIBBggq
+hkjOPQMBBwNCAARVrw4Zt/UGJSFiUnbLTrhJNQxT8z7sFBIRJ6LT+YETO63ke6e8
+vhwk6fmy+MiXA3N1VN4LMICseuKFG5i9uWVno1MwUTAfBgNVHREEGDAWghRwaW5u
+ZWQud2Vpci10ZXN0Lm5ldDAPBgNVHRMBAf8EBTADAQH/MB0GA1UdDgQWBBQcck7q
+lDmB322VfoAssCqr0QUvpTAKBggqhkjOPQQDAgNIADBFAiAeBNLey0+/8gcB5C60
+sLMx/fPqZ2tfejKjDAdxjMU/5QIhANA94oeCesNbEC3EuP2giGWzf01R1Lgf6P+L
+b1qTqFmt
+-----END CERTIFICATE-----
+`;
+
+export const certificateKey = `-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgldVsaKWlXrLk4Owg
+sNPPIK9wsRK6s80BTW3EH0Fi1oahRANCAARVrw4Zt/UGJSFiUnbLTrhJNQxT8z7s
+FBIRJ6LT+YETO63ke6e8vhwk6fmy+MiXA3N1VN4LMICseuKFG5i9uWVn
+-----END PRIVATE KEY-----
+`;
