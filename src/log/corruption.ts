@@ -18,6 +18,7 @@ export class LogCorruption extends Error {
   readonly file: string;
   readonly position: number;
   readonly damage: Damage;
+  readonly detail: string;
 
   constructor(file: string, position: number, damage: Damage, detail = '') {
     super(
@@ -28,5 +29,6 @@ export class LogCorruption extends Error {
     this.file = file;
     this.position = position;
     this.damage = damage;
+    this.detail = detail;
   }
 }

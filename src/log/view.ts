@@ -213,8 +213,11 @@ export const readBlock = (view: LogView, segment: Segment, fd: number, position:
     let next = 0;
     while (length - end >= RECORD_HEADER_BYTES) {
       next = recordSizeAt(data, end);
-      if (next === RECORD_HEADER_BYTES || next > MAX_LOGGED_RECORD_BYTES)
-        throw new LogCorruption(segment.path, position + end, 'record length');
+      if (next === RECORD_HEADER_BYTES || next > MAX_LOGGED_RECORD_BYTES) {
+        // The damage may be in the length of a record before, whose check will tell: give those out first.
+        if (end > 0) break;
+        throw new LogCorruption(segment.path, position, 'record length');
+      }
       if (next > length - end) break;
       end += next;
     }
