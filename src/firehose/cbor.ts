@@ -61,8 +61,7 @@ function readHead(bytes: Uint8Array, at: number, end: number): number {
   }
   if (info === 26) {
     if (at + 5 > end) return refuse('ends inside a head');
-    argument =
-      bytes[at + 1]! * 0x1000000 + ((bytes[at + 2]! << 16) | (bytes[at + 3]! << 8) | bytes[at + 4]!);
+    argument = bytes[at + 1]! * 0x1000000 + ((bytes[at + 2]! << 16) | (bytes[at + 3]! << 8) | bytes[at + 4]!);
     return argument < 0x10000 ? refuse('integer not minimal') : at + 5;
   }
   if (info === 27) {

@@ -35,4 +35,8 @@ export type VerifyCommit = (
   options: { readonly nowMs: number; readonly validation: Validation; readonly firstCommit: boolean },
 ) => Verdict;
 
-export type VerifySync = (frame: ScannedFrame, key: SigningKey, options: { readonly nowMs: number }) => Verdict;
+export type VerifySync = (
+  frame: ScannedFrame,
+  key: SigningKey,
+  options: { readonly nowMs: number },
+) => Verdict;

@@ -1,0 +1,107 @@
+/**
+ * Signing keys, ready to verify with.
+ *
+ * secp256k1 goes through the native binding of the `secp256k1` package (libsecp256k1, which itself refuses high-S
+ * signatures), P-256 through node:crypto, with low-S enforced here. Source: atproto spec, Cryptography.
+ */
+import { createPublicKey, type KeyObject, verify as verifyWithKey } from 'node:crypto';
+import { createRequire } from 'node:module';
+import secp256k1 from 'secp256k1';
+import type { SigningKey } from './types.ts';
+
+const COMPRESSED_BYTES = 33;
+const SIGNATURE_BYTES = 64;
+
+/** DER of a P-256 SubjectPublicKeyInfo up to the 33-byte compressed point. */
+const P256_COMPRESSED_SPKI = Uint8Array.of(
+  ...[0x30, 0x39, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a],
+  ...[0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x22, 0x00],
+);
+
+/** Half of P-256's group order, big-endian: an s above it is the malleable twin of a valid one. */
+const P256_HALF_ORDER = Uint8Array.of(
+  ...[0x7f, 0xff, 0xff, 0xff, 0x80, 0x00, 0x00, 0x00, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+  ...[0xde, 0x73, 0x7d, 0x56, 0xd3, 0x8b, 0xcf, 0x42, 0x79, 0xdc, 0xe5, 0x61, 0x7e, 0x31, 0x92, 0xa8],
+);
+
+/** Whether the s half of a compact signature is at most half the order. */
+function isLowS(signature: Uint8Array): boolean {
+  for (let index = 0; index < 32; index++) {
+    const difference = signature[32 + index]! - P256_HALF_ORDER[index]!;
+    if (difference !== 0) return difference < 0;
+  }
+  return true;
+}
+
+/**
+ * Whether secp256k1 runs native code. Where no prebuilt binding fits, the package falls back to JavaScript, some
+ * fourteen times slower: too slow for a relay, so the start must be refused when this is false.
+ */
+export function nativeSecp256k1(): boolean {
+  try {
+    return createRequire(import.meta.url)('secp256k1/bindings') === secp256k1;
+  } catch {
+    return false;
+  }
+}
+
+const digest = new Uint8Array(32);
+
+function createK256Key(compressed: Uint8Array): SigningKey | null {
+  let uncompressed: Uint8Array;
+  try {
+    // Decompressing costs a square root: once here, not at each verification.
+    uncompressed = secp256k1.publicKeyConvert(compressed, false);
+  } catch {
+    return null;
+  }
+  return {
+    type: 'k256',
+    compressed,
+    verify(message, signature) {
+      if (signature.length !== SIGNATURE_BYTES) return false;
+      Bun.SHA256.hash(message, digest);
+      try {
+        return secp256k1.ecdsaVerify(signature, digest, uncompressed);
+      } catch {
+        // r or s not below the order.
+        return false;
+      }
+    },
+  };
+}
+
+function createP256Key(compressed: Uint8Array): SigningKey | null {
+  const spki = new Uint8Array(P256_COMPRESSED_SPKI.length + COMPRESSED_BYTES);
+  spki.set(P256_COMPRESSED_SPKI);
+  spki.set(compressed, P256_COMPRESSED_SPKI.length);
+  let key: KeyObject;
+  try {
+    key = createPublicKey({ key: Buffer.from(spki), format: 'der', type: 'spki' });
+  } catch {
+    return null;
+  }
+  const options = { key, dsaEncoding: 'ieee-p1363' } as const;
+  return {
+    type: 'p256',
+    compressed,
+    verify(message, signature) {
+      if (signature.length !== SIGNATURE_BYTES || !isLowS(signature)) return false;
+      try {
+        return verifyWithKey('sha256', message, options, signature);
+      } catch {
+        return false;
+      }
+    },
+  };
+}
+
+/**
+ * Builds a key from its 33-byte compressed SEC1 point (which is copied). null: not a point of the curve.
+ * `verify` wants the message itself, not its hash, and a 64-byte compact low-S signature.
+ */
+export function createSigningKey(type: SigningKey['type'], compressed: Uint8Array): SigningKey | null {
+  if (compressed.length !== COMPRESSED_BYTES || (compressed[0] !== 2 && compressed[0] !== 3)) return null;
+  const copy = compressed.slice();
+  return type === 'k256' ? createK256Key(copy) : createP256Key(copy);
+}

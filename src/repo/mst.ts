@@ -1,0 +1,576 @@
+/**
+ * The part of a Merkle search tree that a commit carries, and undoing the commit's ops on it.
+ *
+ * Nodes are read straight from the bytes; what a node's digest says about absent nodes is kept as a digest. `load`
+ * checks every node that is present: its one canonical form, keys sorted and inside the bounds that the parents
+ * set, maximal prefixes, each key at the height its hash gives, empty nodes only in between. Only nodes that an op
+ * touched are encoded and hashed again.
+ *
+ * A digest is named by a number, so that nothing is copied: below ARENA an offset into the CAR's bytes, from ARENA
+ * on an offset into the tree's own memory.
+ *
+ * Source: atproto spec, Repository ("MST Structure") and Sync ("Commit Operation Inversion").
+ */
+import {
+  isLinkAt,
+  LINK_BYTES,
+  LINK_PREFIX_BYTES,
+  latin1,
+  MAJOR_ARRAY,
+  MAJOR_BYTES,
+  MAJOR_UNSIGNED,
+  NULL,
+  writeHead,
+  writeLinkPrefix,
+} from '../firehose/cbor.ts';
+import { MAX_OPS } from '../firehose/types.ts';
+import { type Rejection, reject } from '../reasons.ts';
+import type { Blocks } from './car.ts';
+import { isKeyByte } from './syntax.ts';
+
+/** Of a key, in bytes: a path has at most 830. */
+export const MAX_KEY_LENGTH = 1024;
+/** A node has four entries on average; the chance of 200 is below 10^-24. */
+export const MAX_NODE_ENTRIES = 1024;
+/** A tree of height 40 has on average 4^40 keys. */
+export const MAX_TREE_HEIGHT = 40;
+
+const ARENA = 0x40000000;
+const DIGEST_BYTES = 32;
+/** {k, p, t, v}: map head, four one-letter keys, the heads of k and p, two links. */
+const MAX_ENTRY_OVERHEAD_BYTES = 1 + 4 * 2 + 3 + 3 + 2 * LINK_BYTES;
+const MAX_NODE_OVERHEAD_BYTES = 1 + 2 + 3 + 2 + LINK_BYTES;
+
+/** The key is not in the tree, proven. */
+export const ABSENT = -1;
+/** A node on the way to the key is not in the blocks. */
+export const UNPROVEN = -2;
+
+interface Node {
+  /** false: only the digest is known. */
+  loaded: boolean;
+  /** The digest no longer holds. */
+  dirty: boolean;
+  digest: number;
+  height: number;
+  keys: string[];
+  values: number[];
+  /** kids[i] holds what comes before keys[i]; the last one what comes after all. */
+  kids: (Node | null)[];
+}
+
+const NO_KEYS: string[] = [];
+const NO_VALUES: number[] = [];
+const NO_KIDS: (Node | null)[] = [];
+
+const unloaded = (digest: number): Node => ({
+  loaded: false,
+  dirty: false,
+  digest,
+  height: -1,
+  keys: NO_KEYS,
+  values: NO_VALUES,
+  kids: NO_KIDS,
+});
+
+const fresh = (height: number, keys: string[], values: number[], kids: (Node | null)[]): Node => ({
+  loaded: true,
+  dirty: true,
+  digest: 0,
+  height,
+  keys,
+  values,
+  kids,
+});
+
+const keyDigest = new Uint8Array(32);
+
+/**
+ * The height of a key: leading zero bits of its sha-256, in pairs (fan-out 4). The key is ASCII; a string is hashed
+ * as it is, which saves a view.
+ */
+export function keyHeight(key: string): number {
+  Bun.SHA256.hash(key, keyDigest);
+  let height = 0;
+  for (let index = 0; index < 32; index++) {
+    const byte = keyDigest[index]!;
+    if (byte === 0) {
+      height += 4;
+      continue;
+    }
+    return height + (byte < 4 ? 3 : byte < 16 ? 2 : byte < 64 ? 1 : 0);
+  }
+  return height;
+}
+
+/** How many leading bytes two keys share. */
+export function sharedPrefixLength(a: string, b: string): number {
+  const max = Math.min(a.length, b.length);
+  let length = 0;
+  while (length < max && a.charCodeAt(length) === b.charCodeAt(length)) length++;
+  return length;
+}
+
+/** Index of the first key that is not below `key`. */
+function lowerBound(keys: string[], key: string): number {
+  let low = 0;
+  let high = keys.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (keys[middle]! < key) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** An op to be undone. */
+export interface TreeOp {
+  readonly path: string;
+  /** What the path held before; null: nothing (a create). */
+  readonly prev: Uint8Array | null;
+  /** What it holds now; null: nothing (a delete). */
+  readonly cid: Uint8Array | null;
+}
+
+/** One tree, used for one commit after another. */
+export class PartialTree {
+  #blocks: Blocks | null = null;
+  #bytes: Uint8Array = new Uint8Array(0);
+  #root: Node = unloaded(0);
+  #visited = 0;
+  /** Why the tree cannot be loaded or changed; '' while all is well. */
+  #problem = '';
+  #arena = new Uint8Array(256 * DIGEST_BYTES);
+  #arenaEnd = 0;
+  #scratch = new Uint8Array(16_384);
+  readonly #key = new Uint8Array(MAX_KEY_LENGTH);
+  #left: Node | null = null;
+  #right: Node | null = null;
+
+  /**
+   * Loads and checks all nodes of the tree under `rootDigestAt` (offset into the blocks' bytes) that are present.
+   * The root itself may be absent; then nothing is known of the tree but its digest. Fails with mst_invalid.
+   */
+  load(blocks: Blocks, rootDigestAt: number): Rejection | null {
+    this.#blocks = blocks;
+    this.#bytes = blocks.bytes;
+    this.#visited = 0;
+    this.#problem = '';
+    this.#arenaEnd = 0;
+    this.#root = this.#load(rootDigestAt, -1, '', '');
+    return this.#verdict();
+  }
+
+  #verdict(): Rejection | null {
+    return this.#problem === '' ? null : reject('mst_invalid', this.#problem);
+  }
+
+  #fail(problem: string): Node {
+    if (this.#problem === '') this.#problem = problem;
+    return unloaded(0);
+  }
+
+  /** `height` −1: the root. `low` and `high` are the keys around the node, '' = none. */
+  #load(digestAt: number, height: number, low: string, high: string): Node {
+    const bytes = this.#bytes;
+    const block = this.#blocks!.find(bytes, digestAt);
+    if (block < 0) return unloaded(digestAt);
+    // A well-formed tree refers to a node once, so this cannot stop one; it stops nodes that are shared.
+    if (++this.#visited > this.#blocks!.count) return this.#fail('node referred to more than once');
+    const start = this.#blocks!.start(block);
+    const end = this.#blocks!.end(block);
+    const isRoot = height === -1;
+
+    // {e: [...], l: link or null}
+    if (bytes[start] !== 0xa2 || bytes[start + 1] !== 0x61 || bytes[start + 2] !== 0x65) {
+      return this.#fail('not a node');
+    }
+    let at = start + 3;
+    let count = bytes[at]! - (MAJOR_ARRAY << 5);
+    if (count === 24) {
+      count = bytes[at + 1]!;
+      if (count < 24) return this.#fail('not a node');
+      at += 2;
+    } else if (count === 25) {
+      count = (bytes[at + 1]! << 8) | bytes[at + 2]!;
+      if (count < 0x100) return this.#fail('not a node');
+      at += 3;
+    } else {
+      if (count < 0 || count > 24) return this.#fail('not a node');
+      at += 1;
+    }
+    if (count > MAX_NODE_ENTRIES) return this.#fail('too many entries');
+
+    const keys: string[] = [];
+    const values: number[] = [];
+    const kidDigests: number[] = [ABSENT];
+    const key = this.#key;
+    let keyLength = 0;
+    for (let index = 0; index < count; index++) {
+      // {k: bytes, p: unsigned, t: link or null, v: link}
+      if (bytes[at] !== 0xa4 || bytes[at + 1] !== 0x61 || bytes[at + 2] !== 0x6b) {
+        return this.#fail('not an entry');
+      }
+      at += 3;
+      let suffixLength = bytes[at++]! - (MAJOR_BYTES << 5);
+      if (suffixLength === 24) {
+        suffixLength = bytes[at++]!;
+        if (suffixLength < 24) return this.#fail('not an entry');
+      } else if (suffixLength === 25) {
+        suffixLength = (bytes[at]! << 8) | bytes[at + 1]!;
+        if (suffixLength < 0x100) return this.#fail('not an entry');
+        at += 2;
+      } else if (suffixLength < 0 || suffixLength > 24) return this.#fail('not an entry');
+      const suffixAt = at;
+      at += suffixLength;
+      if (at >= end) return this.#fail('ends inside an entry');
+      if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x70) return this.#fail('not an entry');
+      at += 2;
+      let prefixLength = bytes[at++]!;
+      if (prefixLength === 24) {
+        prefixLength = bytes[at++]!;
+        if (prefixLength < 24) return this.#fail('not an entry');
+      } else if (prefixLength === 25) {
+        prefixLength = (bytes[at]! << 8) | bytes[at + 1]!;
+        if (prefixLength < 0x100) return this.#fail('not an entry');
+        at += 2;
+      } else if (prefixLength >= 24) return this.#fail('not an entry');
+
+      if (prefixLength > keyLength) return this.#fail('prefix longer than the key before');
+      if (suffixLength === 0) return this.#fail('keys not sorted');
+      const length = prefixLength + suffixLength;
+      if (length > MAX_KEY_LENGTH) return this.#fail('key too long');
+      // The prefix is all that two keys share, so the first byte after it decides their order.
+      if (index > 0 && prefixLength < keyLength) {
+        const difference = bytes[suffixAt]! - key[prefixLength]!;
+        if (difference === 0) return this.#fail('prefix not maximal');
+        if (difference < 0) return this.#fail('keys not sorted');
+      }
+      for (let next = 0; next < suffixLength; next++) {
+        const byte = bytes[suffixAt + next]!;
+        if (!isKeyByte(byte)) return this.#fail('key holds a character no path has');
+        key[prefixLength + next] = byte;
+      }
+      keyLength = length;
+      const word = latin1(key, 0, length);
+      const ownHeight = keyHeight(word);
+      if (height < 0) {
+        height = ownHeight;
+        if (height > MAX_TREE_HEIGHT) return this.#fail('tree too high');
+      } else if (ownHeight !== height) return this.#fail('key at the wrong height');
+      keys.push(word);
+
+      if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x74) return this.#fail('not an entry');
+      at += 2;
+      if (bytes[at] === NULL) {
+        kidDigests.push(ABSENT);
+        at += 1;
+      } else {
+        if (!isLinkAt(bytes, at, end)) return this.#fail('not an entry');
+        kidDigests.push(at + LINK_PREFIX_BYTES);
+        at += LINK_BYTES;
+      }
+      if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x76) return this.#fail('not an entry');
+      at += 2;
+      if (!isLinkAt(bytes, at, end)) return this.#fail('not an entry');
+      values.push(at + LINK_PREFIX_BYTES);
+      at += LINK_BYTES;
+    }
+    if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x6c) return this.#fail('not a node');
+    at += 2;
+    if (bytes[at] === NULL) at += 1;
+    else {
+      if (!isLinkAt(bytes, at, end)) return this.#fail('not a node');
+      kidDigests[0] = at + LINK_PREFIX_BYTES;
+      at += LINK_BYTES;
+    }
+    if (at !== end) return this.#fail('not a node');
+
+    if (count === 0) {
+      if (isRoot) {
+        if (kidDigests[0] !== ABSENT) return this.#fail('root without entries');
+        height = 0;
+      } else if (kidDigests[0] === ABSENT) return this.#fail('empty node');
+    } else {
+      if (low !== '' && keys[0]! <= low) return this.#fail('keys not sorted');
+      if (high !== '' && keys[count - 1]! >= high) return this.#fail('keys not sorted');
+    }
+
+    const kids: (Node | null)[] = [];
+    for (let index = 0; index <= count; index++) {
+      const kidDigest = kidDigests[index]!;
+      if (kidDigest === ABSENT) {
+        kids.push(null);
+        continue;
+      }
+      if (height === 0) return this.#fail('node below height zero');
+      const kid = this.#load(
+        kidDigest,
+        height - 1,
+        index === 0 ? low : keys[index - 1]!,
+        index === count ? high : keys[index]!,
+      );
+      if (this.#problem !== '') return kid;
+      kids.push(kid);
+    }
+    return { loaded: true, dirty: false, digest: digestAt, height, keys, values, kids };
+  }
+
+  /** Name of the digest that the tree holds at `path`; ABSENT or UNPROVEN. */
+  find(path: string): number {
+    let node: Node | null = this.#root;
+    while (node !== null) {
+      if (!node.loaded) return UNPROVEN;
+      const index = lowerBound(node.keys, path);
+      if (node.keys[index] === path) return node.values[index]!;
+      node = node.kids[index]!;
+    }
+    return ABSENT;
+  }
+
+  /** Whether the named digest is these 32 bytes. */
+  isDigest(name: number, digest: Uint8Array): boolean {
+    const source = name < ARENA ? this.#bytes : this.#arena;
+    const at = name < ARENA ? name : name - ARENA;
+    for (let index = 0; index < DIGEST_BYTES; index++) {
+      if (source[at + index] !== digest[index]) return false;
+    }
+    return true;
+  }
+
+  /**
+   * Undoes ops that the tree is known to hold (paths unique; created and updated ones present, deleted ones absent)
+   * and compares the root with `prevData`. null: it is the same. Fails with prev_data_mismatch, or with mst_invalid
+   * when a node that is needed is not in the blocks.
+   */
+  invert(ops: readonly TreeOp[], prevData: Uint8Array): Rejection | null {
+    // Deletes first: a key that is put back may be what keeps two subtrees apart, and then their nodes need not be
+    // merged, nor be in the blocks.
+    for (let index = 0; index < ops.length && this.#problem === ''; index++) {
+      const op = ops[index]!;
+      if (op.cid === null && op.prev !== null) this.#insert(op.path, this.#keep(op.prev));
+    }
+    // A tree that could not be changed is not whole any more: the first problem is the last.
+    for (let index = 0; index < ops.length && this.#problem === ''; index++) {
+      const op = ops[index]!;
+      if (op.cid === null) continue;
+      if (op.prev === null) this.#remove(this.#root, op.path);
+      else this.#replace(op.path, this.#keep(op.prev));
+    }
+    if (this.#problem !== '') return this.#verdict();
+    let root = this.#root;
+    // The top of a tree has entries, unless the tree is empty.
+    while (root.loaded && root.keys.length === 0 && root.kids[0] !== null) root = root.kids[0]!;
+    const digest = this.#encode(root);
+    if (this.#problem !== '') return this.#verdict();
+    return this.isDigest(digest, prevData) ? null : reject('prev_data_mismatch');
+  }
+
+  #keep(digest: Uint8Array): number {
+    const at = this.#reserve();
+    this.#arena.set(digest, at);
+    return ARENA + at;
+  }
+
+  #reserve(): number {
+    const at = this.#arenaEnd;
+    this.#arenaEnd += DIGEST_BYTES;
+    if (this.#arenaEnd > this.#arena.length) {
+      // At most one digest per op and per node on the op's way, twice for a split.
+      if (this.#arenaEnd > MAX_OPS * MAX_TREE_HEIGHT * 4 * DIGEST_BYTES)
+        throw new Error('arena over its bound');
+      const larger = new Uint8Array(this.#arena.length * 2);
+      larger.set(this.#arena);
+      this.#arena = larger;
+    }
+    return at;
+  }
+
+  #insert(path: string, value: number): void {
+    const height = keyHeight(path);
+    if (height > MAX_TREE_HEIGHT) {
+      this.#fail('tree too high');
+      return;
+    }
+    if (!this.#root.loaded) {
+      this.#fail('a node needed is not in the blocks');
+      return;
+    }
+    while (this.#root.height < height) {
+      const empty = this.#root.keys.length === 0 && this.#root.kids[0] === null;
+      this.#root = fresh(this.#root.height + 1, [], [], [empty ? null : this.#root]);
+    }
+    let node = this.#root;
+    for (;;) {
+      node.dirty = true;
+      const index = lowerBound(node.keys, path);
+      if (node.height === height) {
+        this.#split(node.kids[index]!, path);
+        node.keys.splice(index, 0, path);
+        node.values.splice(index, 0, value);
+        node.kids.splice(index, 1, this.#left, this.#right);
+        return;
+      }
+      let kid = node.kids[index]!;
+      if (kid === null) {
+        kid = fresh(node.height - 1, [], [], [null]);
+        node.kids[index] = kid;
+      }
+      if (!kid.loaded) {
+        this.#fail('a node needed is not in the blocks');
+        return;
+      }
+      node = kid;
+    }
+  }
+
+  /** Parts a subtree in #left and #right of `path`, which it does not hold. */
+  #split(node: Node | null, path: string): void {
+    if (node === null || !node.loaded) {
+      if (node !== null) this.#fail('a node needed is not in the blocks');
+      this.#left = null;
+      this.#right = null;
+      return;
+    }
+    const index = lowerBound(node.keys, path);
+    const kid = node.kids[index]!;
+    this.#split(kid, path);
+    const left = this.#left;
+    const right = this.#right;
+    if (index === node.keys.length && right === null) {
+      // All of it is on the left.
+      this.#left = node;
+      return;
+    }
+    if (index === 0 && left === null) {
+      this.#right = node;
+      return;
+    }
+    this.#left =
+      index === 0 && left === null
+        ? null
+        : fresh(node.height, node.keys.slice(0, index), node.values.slice(0, index), [
+            ...node.kids.slice(0, index),
+            left,
+          ]);
+    this.#right =
+      index === node.keys.length && right === null
+        ? null
+        : fresh(node.height, node.keys.slice(index), node.values.slice(index), [
+            right,
+            ...node.kids.slice(index + 1),
+          ]);
+  }
+
+  #remove(node: Node, path: string): void {
+    if (!node.loaded) {
+      this.#fail('a node needed is not in the blocks');
+      return;
+    }
+    node.dirty = true;
+    const index = lowerBound(node.keys, path);
+    if (node.keys[index] === path) {
+      const merged = this.#merge(node.kids[index]!, node.kids[index + 1]!);
+      node.keys.splice(index, 1);
+      node.values.splice(index, 1);
+      node.kids.splice(index, 2, merged);
+      return;
+    }
+    const kid = node.kids[index];
+    if (kid === null || kid === undefined) throw new Error('a key to remove is not in the tree');
+    this.#remove(kid, path);
+    if (kid.loaded && kid.keys.length === 0 && kid.kids[0] === null) node.kids[index] = null;
+  }
+
+  /** Joins two subtrees of one height that no key keeps apart any more. */
+  #merge(left: Node | null, right: Node | null): Node | null {
+    if (left === null) return right;
+    if (right === null) return left;
+    if (!left.loaded || !right.loaded) return this.#fail('a node needed is not in the blocks');
+    const inner = this.#merge(left.kids[left.kids.length - 1]!, right.kids[0]!);
+    return fresh(left.height, left.keys.concat(right.keys), left.values.concat(right.values), [
+      ...left.kids.slice(0, -1),
+      inner,
+      ...right.kids.slice(1),
+    ]);
+  }
+
+  #replace(path: string, value: number): void {
+    let node: Node | null = this.#root;
+    while (node?.loaded) {
+      node.dirty = true;
+      const index = lowerBound(node.keys, path);
+      if (node.keys[index] === path) {
+        node.values[index] = value;
+        return;
+      }
+      node = node.kids[index]!;
+    }
+    throw new Error('a key to replace is not in the tree');
+  }
+
+  /** Name of the node's digest; encodes and hashes it and its kids where they changed. */
+  #encode(node: Node): number {
+    if (!node.dirty) return node.digest;
+    const count = node.keys.length;
+    if (count > MAX_NODE_ENTRIES) {
+      this.#fail('too many entries');
+      return 0;
+    }
+    let room = MAX_NODE_OVERHEAD_BYTES + count * MAX_ENTRY_OVERHEAD_BYTES;
+    for (let index = 0; index <= count; index++) {
+      const kid = node.kids[index]!;
+      if (kid?.dirty) this.#encode(kid);
+      if (index < count) room += node.keys[index]!.length;
+    }
+    if (room > this.#scratch.length) this.#scratch = new Uint8Array(room * 2);
+    const target = this.#scratch;
+    target[0] = 0xa2;
+    target[1] = 0x61;
+    target[2] = 0x65;
+    let at = writeHead(target, 3, MAJOR_ARRAY, count);
+    let before = '';
+    for (let index = 0; index < count; index++) {
+      const key = node.keys[index]!;
+      const prefixLength = sharedPrefixLength(before, key);
+      target[at++] = 0xa4;
+      target[at++] = 0x61;
+      target[at++] = 0x6b;
+      at = writeHead(target, at, MAJOR_BYTES, key.length - prefixLength);
+      for (let next = prefixLength; next < key.length; next++) target[at++] = key.charCodeAt(next);
+      target[at++] = 0x61;
+      target[at++] = 0x70;
+      at = writeHead(target, at, MAJOR_UNSIGNED, prefixLength);
+      target[at++] = 0x61;
+      target[at++] = 0x74;
+      at = this.#writeKid(node.kids[index + 1]!, at);
+      target[at++] = 0x61;
+      target[at++] = 0x76;
+      at = this.#writeLink(node.values[index]!, at);
+      before = key;
+    }
+    target[at++] = 0x61;
+    target[at++] = 0x6c;
+    at = this.#writeKid(node.kids[0]!, at);
+    const digestAt = this.#reserve();
+    Bun.SHA256.hash(target.subarray(0, at), this.#arena.subarray(digestAt, digestAt + DIGEST_BYTES));
+    node.digest = ARENA + digestAt;
+    node.dirty = false;
+    return node.digest;
+  }
+
+  #writeKid(kid: Node | null, at: number): number {
+    if (kid !== null) return this.#writeLink(kid.digest, at);
+    this.#scratch[at] = NULL;
+    return at + 1;
+  }
+
+  #writeLink(digest: number, at: number): number {
+    const target = this.#scratch;
+    at = writeLinkPrefix(target, at);
+    const source = digest < ARENA ? this.#bytes : this.#arena;
+    const from = digest < ARENA ? digest : digest - ARENA;
+    for (let index = 0; index < DIGEST_BYTES; index++) target[at + index] = source[from + index]!;
+    return at + DIGEST_BYTES;
+  }
+}
