@@ -2,7 +2,7 @@
  * Signing keys of both curves (atproto spec: Cryptography). Signatures are deterministic, so that the same
  * seed gives the same bytes. Not for real secrets: nothing here runs in constant time.
  */
-import { createECDH, createHmac } from 'node:crypto';
+import { createECDH } from 'node:crypto';
 import { base58btc } from 'multiformats/bases/base58';
 import secp256k1 from 'secp256k1';
 import { sha256 } from './cbor.ts';
@@ -44,50 +44,68 @@ const inverse = (value: bigint, modulus: bigint): bigint => {
   return ((x % modulus) + modulus) % modulus;
 };
 
-/** ECDSA on P-256 with a nonce derived from key and hash: the point comes from the platform, the rest is arithmetic. */
-const signP256 = (privateKey: Uint8Array, message: Uint8Array): Uint8Array => {
-  const n = ORDER.p256;
-  const hash = sha256(message);
-  const ecdh = createECDH('prime256v1');
-  for (let attempt = 0; ; attempt++) {
-    const nonce = createHmac('sha256', privateKey).update(hash).update(Uint8Array.of(attempt)).digest();
-    const k = toBig(nonce);
+/** A prepared nonce k: its inverse, and r, the x of its point. */
+interface Nonce {
+  readonly inverse: bigint;
+  readonly r: bigint;
+  readonly rBytes: Uint8Array;
+}
+
+/**
+ * Nonces per curve, picked by the message's hash. Using a nonce twice gives the private key away, which here
+ * is worth nothing; what is left of a signature is two multiplications, so that traffic is made faster than
+ * a relay can verify it.
+ */
+const NONCES = 64;
+
+const prepareNonces = (type: KeyType): readonly Nonce[] => {
+  const n = ORDER[type];
+  const nonces: Nonce[] = [];
+  for (let i = 0; nonces.length < NONCES; i++) {
+    const bytes = sha256(Buffer.from(`nonce ${type} ${i}`));
+    const k = toBig(bytes);
     if (k === 0n || k >= n) continue;
-    ecdh.setPrivateKey(nonce);
-    const r = toBig(ecdh.getPublicKey().subarray(1, 33)) % n;
-    let s = (inverse(k, n) * ((toBig(hash) + r * toBig(privateKey)) % n)) % n;
-    if (r === 0n || s === 0n) continue;
-    if (s > n >> 1n) s = n - s;
-    const out = new Uint8Array(64);
-    out.set(fromBig(r), 0);
-    out.set(fromBig(s), 32);
-    return out;
+    const r = toBig(publicPoint(type, bytes).subarray(1, 33));
+    if (r < n) nonces.push({ inverse: inverse(k, n), r, rBytes: fromBig(r) });
   }
+  return nonces;
+};
+
+const nonces: Partial<Record<KeyType, readonly Nonce[]>> = {};
+
+/** The uncompressed public point of a private key. */
+const publicPoint = (type: KeyType, privateKey: Uint8Array): Uint8Array => {
+  if (type === 'k256') return secp256k1.publicKeyCreate(privateKey, false);
+  const ecdh = createECDH('prime256v1');
+  ecdh.setPrivateKey(privateKey);
+  return new Uint8Array(ecdh.getPublicKey(null, 'uncompressed'));
+};
+
+const signLowS = (type: KeyType, scalar: bigint, message: Uint8Array): Uint8Array => {
+  const n = ORDER[type];
+  const hash = sha256(message);
+  nonces[type] ??= prepareNonces(type);
+  const nonce = nonces[type][hash[31]! % NONCES]!;
+  const s = (nonce.inverse * (toBig(hash) + nonce.r * scalar)) % n;
+  const out = new Uint8Array(64);
+  out.set(nonce.rBytes, 0);
+  out.set(fromBig(s > n >> 1n ? n - s : s), 32);
+  return out;
 };
 
 /** A key from 32 bytes of seed; the same bytes give the same key and signatures. */
 export const createKey = (type: KeyType, seed: Uint8Array): Key => {
   let privateKey = seed;
-  for (;;) {
-    const scalar = toBig(privateKey);
-    if (scalar > 0n && scalar < ORDER[type]) break;
+  let scalar = toBig(privateKey);
+  while (scalar === 0n || scalar >= ORDER[type]) {
     privateKey = sha256(privateKey);
+    scalar = toBig(privateKey);
   }
-  let publicKey: Uint8Array;
-  let uncompressed: Uint8Array;
-  if (type === 'k256') {
-    publicKey = secp256k1.publicKeyCreate(privateKey, true);
-    uncompressed = secp256k1.publicKeyConvert(publicKey, false);
-  } else {
-    const ecdh = createECDH('prime256v1');
-    ecdh.setPrivateKey(privateKey);
-    publicKey = new Uint8Array(ecdh.getPublicKey(null, 'compressed'));
-    uncompressed = new Uint8Array(ecdh.getPublicKey(null, 'uncompressed'));
-  }
-  const sign =
-    type === 'k256'
-      ? (message: Uint8Array) => secp256k1.ecdsaSign(sha256(message), privateKey).signature
-      : (message: Uint8Array) => signP256(privateKey, message);
+  const uncompressed = publicPoint(type, privateKey);
+  const publicKey = new Uint8Array(33);
+  publicKey[0] = 2 + (uncompressed[64]! & 1);
+  publicKey.set(uncompressed.subarray(1, 33), 1);
+  const sign = (message: Uint8Array): Uint8Array => signLowS(type, scalar, message);
   return {
     type,
     publicKey,
