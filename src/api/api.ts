@@ -1,0 +1,105 @@
+/**
+ * The HTTP API: public XRPC routes, health, admin routes and pages for people. It owns no state but the
+ * per-address limits; everything it tells comes from its dependencies. It never answers anything but JSON,
+ * except for pages that were asked for as HTML.
+ */
+import { Hono } from 'hono';
+import { cors } from 'hono/cors';
+import { addAdminRoutes } from './admin.ts';
+import { adminAuth } from './admin-auth.ts';
+import { addPages } from './pages/routes.ts';
+import { createRateLimiter } from './rate-limit.ts';
+import type { RequestEnvironment } from './server.ts';
+import { addSyncRoutes } from './sync.ts';
+import type { Accounts, ApiRoster, ApiState, ConsumerView, Pages } from './types.ts';
+import { SERVER_HEADER, VERSION } from './version.ts';
+import { xrpcError } from './xrpc-error.ts';
+
+/** What every handler gets as `c.env`. */
+export interface ApiEnv {
+  Bindings: RequestEnvironment;
+}
+
+export interface ApiOptions {
+  readonly roster: ApiRoster;
+  readonly state: Pick<ApiState, 'listRepos'>;
+  readonly accounts: Accounts;
+  readonly pages: Pages;
+  /** All consumers of all edges. */
+  readonly consumers: () => readonly ConsumerView[];
+  /** The problems right now, in words; none = healthy. See createHealth. */
+  readonly health: () => readonly string[];
+  /** Empty: admin routes off. */
+  readonly adminPasswords: readonly string[];
+  /** ms since the epoch. */
+  readonly clock?: () => number;
+  /** Told about what should not happen; the caller gets a 500. */
+  readonly onError?: (error: unknown, path: string) => void;
+}
+
+/** requestCrawl per address: a PDS asks every 20 minutes at most. */
+export const CRAWL_REQUESTS = { max: 20, windowMs: 5 * 60_000 } as const;
+/** Failed logins per address. */
+export const FAILED_LOGINS = { max: 5, windowMs: 5 * 60_000 } as const;
+/** Addresses that each of the two limits remembers; about 1 MB. */
+export const MAX_LIMITED_ADDRESSES = 10_000;
+
+/** Builds the app. Call `fetch(request, { remoteAddress })`; startServer does. */
+export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
+  const clock = options.clock ?? Date.now;
+  const app = new Hono<ApiEnv>();
+
+  app.use(async (c, next) => {
+    await next();
+    c.header('server', SERVER_HEADER);
+  });
+  app.use(cors({ origin: '*', allowMethods: ['GET', 'HEAD', 'POST', 'OPTIONS'], maxAge: 86_400 }));
+
+  const health = (c: Parameters<typeof xrpcError>[0]) => {
+    const problems = options.health();
+    if (problems.length === 0) return c.json({ status: 'ok', version: VERSION });
+    return c.json({ status: 'unhealthy', version: VERSION, message: problems.join('; '), problems }, 503);
+  };
+  app.get('/_health', health);
+  app.get('/xrpc/_health', health);
+
+  addSyncRoutes(app, {
+    roster: options.roster,
+    state: options.state,
+    accounts: options.accounts,
+    crawlLimiter: createRateLimiter({ ...CRAWL_REQUESTS, maxKeys: MAX_LIMITED_ADDRESSES, clock }),
+  });
+
+  app.use(
+    '/admin/*',
+    adminAuth({
+      passwords: options.adminPasswords,
+      failures: createRateLimiter({ ...FAILED_LOGINS, maxKeys: MAX_LIMITED_ADDRESSES, clock }),
+    }),
+  );
+  addAdminRoutes(app, { roster: options.roster, consumers: options.consumers });
+  addPages(app, { pages: options.pages, clock });
+
+  app.notFound((c) => {
+    const { path } = c.req;
+    const known = app.routes.filter((route) => route.path === path && route.method !== 'ALL');
+    if (known.length > 0) {
+      const allow = [...new Set(known.map((route) => route.method))].join(', ');
+      return xrpcError(c, 405, 'InvalidRequest', `this method takes ${allow}`, { allow });
+    }
+    if (/^\/xrpc\/[a-zA-Z0-9.-]+$/.test(path)) {
+      return xrpcError(c, 501, 'MethodNotImplemented', 'this relay does not have the method');
+    }
+    return xrpcError(c, 404, 'NotFound', 'there is nothing here');
+  });
+
+  app.onError((error, c) => {
+    (options.onError ?? ((cause, path) => console.error(`request to ${path} failed:`, cause)))(
+      error,
+      c.req.path,
+    );
+    return xrpcError(c, 500, 'InternalServerError', 'the request failed; it is not your fault');
+  });
+
+  return app;
+};

@@ -1,0 +1,49 @@
+import type { LogReader } from '../../log/types.ts';
+import type { Accounts, ApiRoster, ApiState, ConsumerView, Pages } from '../types.ts';
+
+/** Rejections and gaps that a page shows. */
+export const MAX_PAGE_ROWS = 100;
+
+/** The pages' data from the rooms that own it. Its promises reject only for a database failure. */
+export const createPages = (rooms: {
+  readonly roster: Pick<ApiRoster, 'list' | 'get' | 'getById'>;
+  readonly state: Pick<ApiState, 'rejectionsOfHost' | 'rejectionsOfAccount' | 'gapsOfHost' | 'counts'>;
+  readonly accounts: Accounts;
+  readonly log: Pick<LogReader, 'lastSeq' | 'oldestSeq'>;
+  readonly consumers: () => readonly ConsumerView[];
+}): Pages => {
+  const { roster, state, accounts, log } = rooms;
+  return {
+    async summary() {
+      const views = roster.list();
+      const { accounts: accountCount } = await state.counts();
+      return {
+        hosts: views.length,
+        connectedHosts: views.reduce((count, view) => count + (view.connected ? 1 : 0), 0),
+        accounts: accountCount,
+        consumers: rooms.consumers().length,
+        lastSeq: log.lastSeq,
+        oldestSeq: log.oldestSeq,
+      };
+    },
+    hosts: () => roster.list(),
+    async host(hostname) {
+      const view = roster.get(hostname);
+      if (view === null) return null;
+      const [rejections, gaps] = await Promise.all([
+        state.rejectionsOfHost(view.row.hostId, MAX_PAGE_ROWS),
+        state.gapsOfHost(view.row.hostId, MAX_PAGE_ROWS),
+      ]);
+      return { view, rejections, gaps };
+    },
+    async account(did) {
+      const [row, rejections] = await Promise.all([
+        accounts.lookup(did),
+        state.rejectionsOfAccount(did, MAX_PAGE_ROWS),
+      ]);
+      if (row === null) return null;
+      const { active, status } = accounts.effective(row);
+      return { row, active, status: status ?? null, host: roster.getById(row.hostId), rejections };
+    },
+  };
+};

@@ -1,0 +1,253 @@
+/**
+ * Pages for people, as plain HTML without scripts; the same as JSON by `Accept: application/json` or
+ * `?format=json`. Anyone may read them: why a host or an account is not served must never be a secret.
+ */
+import type { Context, Hono } from 'hono';
+import { html } from 'hono/html';
+import * as v from 'valibot';
+import type { HostView } from '../../hosts/types.ts';
+import type { RejectionRow } from '../../state/types.ts';
+import type { ApiEnv } from '../api.ts';
+import { cidText } from '../cid.ts';
+import { didSchema, hostnameSchema } from '../params.ts';
+import type { AccountPage, HostPage, Pages, Summary } from '../types.ts';
+import { VERSION } from '../version.ts';
+import { xrpcError } from '../xrpc-error.ts';
+import { isNearLimit, rejectionCount, SORTS, type Sort, sortHosts, statusOf } from './host-order.ts';
+import { ago, type Html, number, page, when } from './html.ts';
+
+/** A page of the host list; the rest is reached by narrowing to a status. */
+export const MAX_LISTED_HOSTS = 5_000;
+
+const wantsJson = (c: Context): boolean => {
+  const format = c.req.query('format');
+  if (format !== undefined) return format === 'json';
+  const accept = c.req.header('accept') ?? '';
+  return accept.includes('application/json') && !accept.includes('text/html');
+};
+
+const send = (c: Context, title: string, body: unknown): Response | Promise<Response> => {
+  c.header(
+    'content-security-policy',
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+  );
+  c.header('x-content-type-options', 'nosniff');
+  c.header('referrer-policy', 'no-referrer');
+  return c.html(page(title, body));
+};
+
+const hostJson = (view: HostView) => ({
+  hostname: view.row.hostname,
+  hostId: view.row.hostId,
+  status: statusOf(view),
+  source: view.row.source,
+  trusted: view.trusted,
+  connected: view.connected,
+  connectedSinceMs: view.connectedSinceMs,
+  nextAttemptAtMs: view.nextAttemptAtMs,
+  lastClose: view.lastClose,
+  lastCloseAtMs: view.lastCloseAtMs,
+  lastEventAtMs: view.row.lastEventAtMs,
+  failures: view.row.failures,
+  cursor: view.row.cursor,
+  accountCount: view.row.accountCount,
+  accountLimit: view.accountLimit,
+  nearAccountLimit: isNearLimit(view),
+  limits: view.limits,
+  pausedFor: view.pausedFor,
+  pendingEvents: view.pendingEvents,
+  eventsSinceStart: view.eventsSinceStart,
+  rejectionsSinceStart: view.rejectionsSinceStart,
+});
+
+const accountJson = (data: AccountPage) => ({
+  did: data.row.did,
+  host: data.host?.row.hostname ?? null,
+  active: data.active,
+  status: data.status,
+  ownStatus: data.row.ownStatus,
+  upstreamStatus: data.row.upstreamStatus,
+  rev: data.row.rev,
+  head: data.row.commit === null ? null : cidText(data.row.commit),
+  desynchronized: data.row.desynchronized,
+  handle: data.row.handle,
+  identityAtMs: data.row.identityAtMs,
+  rejections: data.rejections,
+});
+
+const PAUSES = {
+  rate_limit: 'its rate limit',
+  bytes_in_flight: 'too many bytes in flight',
+  pending_identities: 'identities that cannot be resolved right now',
+} as const;
+
+const rejectionTable = (rejections: readonly RejectionRow[], nowMs: number): Html =>
+  rejections.length === 0
+    ? html`<p>None.</p>`
+    : html`<div class="scroll"><table>
+<tr><th>when</th><th>reason</th><th>detail</th><th>account</th><th class="number">host's seq</th><th>rev</th></tr>
+${rejections.map(
+  (
+    row,
+  ) => html`<tr><td title="${when(row.atMs)}">${ago(row.atMs, nowMs)}</td><td><code>${row.reason}</code></td>
+<td>${row.detail}</td><td>${row.did === '' ? '' : html`<a href="/accounts/${encodeURIComponent(row.did)}"><code>${row.did}</code></a>`}</td>
+<td class="number">${row.upstreamSeq}</td><td><code>${row.rev}</code></td></tr>`,
+)}</table></div>`;
+
+const frontPage = (summary: Summary, origin: string): Html => html`
+<p>An AT Protocol relay: it follows every host it knows, verifies what they send, orders and keeps it, and serves it
+as one stream. Version ${VERSION}.</p>
+<table>
+<tr><th>hosts</th><td><a href="/hosts">${number(summary.connectedHosts)} connected of ${number(summary.hosts)}</a></td></tr>
+<tr><th>accounts</th><td>${number(summary.accounts)}</td></tr>
+<tr><th>consumers</th><td>${number(summary.consumers)}</td></tr>
+<tr><th>replay window</th><td>seq ${summary.oldestSeq} to ${summary.lastSeq}</td></tr>
+</table>
+<h2>Connect</h2>
+<pre>${origin.replace(/^http/, 'ws')}/xrpc/com.atproto.sync.subscribeRepos</pre>
+<p>With <code>?cursor=0</code> from the oldest event kept, with <code>?cursor=N</code> from the one after seq N.</p>
+<h2>Endpoints</h2>
+<ul>
+<li><code>com.atproto.sync.subscribeRepos</code> (WebSocket)</li>
+<li><a href="/xrpc/com.atproto.sync.listHosts"><code>com.atproto.sync.listHosts</code></a>,
+<code>getHostStatus</code>, <code>requestCrawl</code></li>
+<li><a href="/xrpc/com.atproto.sync.listRepos"><code>com.atproto.sync.listRepos</code></a>,
+<code>getRepoStatus</code>, <code>getLatestCommit</code>, <code>getRepo</code></li>
+<li><a href="/_health"><code>/_health</code></a></li>
+<li><a href="/hosts"><code>/hosts</code></a>, <code>/hosts/HOSTNAME</code>, <code>/accounts/DID</code>: why something
+is or is not served; as JSON with <code>?format=json</code></li>
+</ul>`;
+
+const hostsPage = (
+  views: readonly HostView[],
+  shown: readonly HostView[],
+  sort: Sort,
+  status: string,
+  nowMs: number,
+): Html => {
+  const counts = new Map<string, number>();
+  for (const view of views) counts.set(statusOf(view), (counts.get(statusOf(view)) ?? 0) + 1);
+  const header = (label: string, key: Sort, css = '') =>
+    html`<th class="${css}">${sort === key ? label : html`<a href="?sort=${key}&amp;status=${encodeURIComponent(status)}">${label}</a>`}</th>`;
+  return html`
+<p><a href="?sort=${sort}">all ${number(views.length)}</a>
+${[...counts].map(([word, count]) => html` · <a href="?sort=${sort}&amp;status=${encodeURIComponent(word)}">${word} ${number(count)}</a>`)}
+${sort === 'problems' ? '' : html` · <a href="?sort=problems">problems first</a>`}</p>
+<div class="scroll"><table>
+<tr>${header('host', 'hostname')}${header('status', 'status')}<th>connection</th>${header('accounts', 'accounts', 'number')}
+${header('events', 'events', 'number')}${header('rejected', 'rejections', 'number')}<th>last event</th></tr>
+${shown.map(
+  (
+    view,
+  ) => html`<tr><td><a href="/hosts/${encodeURIComponent(view.row.hostname)}">${view.row.hostname}</a></td>
+<td class="${statusOf(view) === 'active' ? '' : 'bad'}">${statusOf(view)}</td>
+<td>${
+    view.connected
+      ? view.pausedFor === null
+        ? 'connected'
+        : html`<span class="near">paused for ${PAUSES[view.pausedFor]}</span>`
+      : html`${view.lastClose === '' ? 'not connected' : view.lastClose}${view.nextAttemptAtMs === null ? '' : `, next attempt ${ago(view.nextAttemptAtMs, nowMs)}`}`
+  }</td>
+<td class="number ${isNearLimit(view) ? 'near' : ''}">${number(view.row.accountCount)}${isNearLimit(view) ? ` of ${number(view.accountLimit)}` : ''}</td>
+<td class="number">${number(view.eventsSinceStart)}</td><td class="number">${number(rejectionCount(view))}</td>
+<td title="${when(view.row.lastEventAtMs)}">${ago(view.row.lastEventAtMs, nowMs)}</td></tr>`,
+)}</table></div>
+${shown.length < views.length && status === '' ? html`<p>The first ${number(shown.length)}.</p>` : ''}`;
+};
+
+const hostPage = ({ view, rejections, gaps }: HostPage, nowMs: number): Html => {
+  const { row, limits } = view;
+  const reasons = Object.entries(view.rejectionsSinceStart).filter(([, count]) => (count ?? 0) > 0);
+  return html`
+<table>
+<tr><th>status</th><td class="${statusOf(view) === 'active' ? '' : 'bad'}">${statusOf(view)}</td></tr>
+<tr><th>connection</th><td>${view.connected ? `connected, since ${when(view.connectedSinceMs)}` : 'not connected'}</td></tr>
+<tr><th>paused for</th><td>${view.pausedFor === null ? 'nothing: its stream is read' : PAUSES[view.pausedFor]}</td></tr>
+<tr><th>last close</th><td>${view.lastClose === '' ? 'none since the start' : `${view.lastClose} (${when(view.lastCloseAtMs)})`}</td></tr>
+<tr><th>next attempt</th><td>${view.nextAttemptAtMs === null ? '–' : `${ago(view.nextAttemptAtMs, nowMs)} (${when(view.nextAttemptAtMs)})`}, after ${row.failures} failures in a row</td></tr>
+<tr><th>cursor</th><td>${row.cursor === 0 ? 'none yet' : row.cursor}, ${number(row.ahead.length)} events taken ahead of it</td></tr>
+<tr><th>last event</th><td>${ago(row.lastEventAtMs, nowMs)} (${when(row.lastEventAtMs)})</td></tr>
+<tr><th>waiting events</th><td>${number(view.pendingEvents)}</td></tr>
+<tr><th>accounts</th><td class="${isNearLimit(view) ? 'near' : ''}">${number(row.accountCount)} of at most ${number(view.accountLimit)}</td></tr>
+<tr><th>rate limits</th><td>${number(limits.perSecond)} per second, ${number(limits.perHour)} per hour, ${number(limits.perDay)} per day</td></tr>
+<tr><th>trusted</th><td>${view.trusted ? 'yes' : 'no'}</td></tr>
+<tr><th>came by</th><td>${row.source}, ${when(row.createdAtMs)}</td></tr>
+<tr><th>since the start</th><td>${number(view.eventsSinceStart)} events, ${number(rejectionCount(view))} rejected</td></tr>
+</table>
+<h2>Rejected since the start, by reason</h2>
+${
+  reasons.length === 0
+    ? html`<p>None.</p>`
+    : html`<table>${reasons.map(([reason, count]) => html`<tr><td><code>${reason}</code></td><td class="number">${number(count ?? 0)}</td></tr>`)}</table>`
+}
+<h2>Last rejections</h2>
+${rejectionTable(rejections, nowMs)}
+<h2>Gaps: what we know we did not get</h2>
+${
+  gaps.length === 0
+    ? html`<p>None.</p>`
+    : html`<table><tr><th>when</th><th class="number">from the host's seq</th><th class="number">to</th><th>why</th></tr>
+${gaps.map((gap) => html`<tr><td>${when(gap.atMs)}</td><td class="number">${gap.fromSeq}</td><td class="number">${gap.toSeq === 0 ? 'unknown' : gap.toSeq}</td><td>${gap.why}</td></tr>`)}</table>`
+}`;
+};
+
+const accountPage = (data: AccountPage, nowMs: number): Html => {
+  const { row } = data;
+  return html`
+<table>
+<tr><th>status</th><td class="${data.active ? '' : 'bad'}">${data.active ? 'active' : (data.status ?? 'inactive')}</td></tr>
+<tr><th>by this relay</th><td>${row.ownStatus ?? 'no decision'}</td></tr>
+<tr><th>by its host</th><td>${row.upstreamStatus ?? 'active'}</td></tr>
+<tr><th>host</th><td>${data.host === null ? 'unknown' : html`<a href="/hosts/${encodeURIComponent(data.host.row.hostname)}">${data.host.row.hostname}</a>`}</td></tr>
+<tr><th>handle</th><td>${row.handle ?? 'none known'}</td></tr>
+<tr><th>rev</th><td><code>${row.rev ?? 'no commit seen yet'}</code></td></tr>
+<tr><th>head</th><td><code>${row.commit === null ? '–' : cidText(row.commit)}</code></td></tr>
+<tr><th>chain</th><td>${row.desynchronized ? 'a commit was missed; whole again with the next #sync' : 'whole'}</td></tr>
+<tr><th>identity resolved</th><td>${ago(row.identityAtMs, nowMs)}</td></tr>
+</table>
+<h2>Last rejections</h2>
+${rejectionTable(data.rejections, nowMs)}`;
+};
+
+/** Adds the pages to the app. */
+export const addPages = (
+  app: Hono<ApiEnv>,
+  dependencies: { readonly pages: Pages; readonly clock: () => number },
+): void => {
+  const { pages, clock } = dependencies;
+
+  app.get('/', async (c) => {
+    const summary = await pages.summary();
+    if (wantsJson(c)) return c.json({ name: 'weir', version: VERSION, ...summary });
+    return send(c, 'weir', frontPage(summary, new URL(c.req.url).origin));
+  });
+
+  app.get('/hosts', (c) => {
+    const asked = c.req.query('sort');
+    const sort = SORTS.find((known) => known === asked) ?? 'problems';
+    const status = (c.req.query('status') ?? '').slice(0, 64);
+    const views = pages.hosts();
+    const matching = status === '' ? views : views.filter((view) => statusOf(view) === status);
+    const shown = sortHosts(matching, sort).slice(0, MAX_LISTED_HOSTS);
+    if (wantsJson(c)) return c.json({ total: matching.length, hosts: shown.map(hostJson) });
+    return send(c, 'Hosts', hostsPage(views, shown, sort, status, clock()));
+  });
+
+  app.get('/hosts/:hostname', async (c) => {
+    const hostname = v.safeParse(hostnameSchema, c.req.param('hostname'));
+    const found = hostname.success ? await pages.host(hostname.output) : null;
+    if (found === null) return xrpcError(c, 404, 'HostNotFound', 'this relay does not know the host');
+    if (wantsJson(c)) {
+      return c.json({ ...hostJson(found.view), rejections: found.rejections, gaps: found.gaps });
+    }
+    return send(c, found.view.row.hostname, hostPage(found, clock()));
+  });
+
+  app.get('/accounts/:did', async (c) => {
+    const did = v.safeParse(didSchema, c.req.param('did'));
+    const found = did.success ? await pages.account(did.output) : null;
+    if (found === null) return xrpcError(c, 404, 'RepoNotFound', 'this relay does not know the account');
+    if (wantsJson(c)) return c.json(accountJson(found));
+    return send(c, found.row.did, accountPage(found, clock()));
+  });
+};
