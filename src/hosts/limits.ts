@@ -113,7 +113,7 @@ export interface Limiter {
   /** Like `take`, but takes nothing. */
   waitMs(nowMs: number): number;
   /** New limits from now on; what is left in the buckets is kept in proportion. */
-  set(limits: HostLimits, nowMs: number): void;
+  set(limits: HostLimits): void;
   readonly limits: HostLimits;
 }
 
@@ -168,8 +168,7 @@ export const createLimiter = (initial: HostLimits, nowMs: number): Limiter => {
       return 0;
     },
     waitMs,
-    set(next, atMs) {
-      waitMs(atMs);
+    set(next) {
       resize(second, next.perSecond);
       resize(hour, next.perHour);
       resize(day, next.perDay);
