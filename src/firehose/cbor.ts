@@ -78,6 +78,17 @@ function readHead(bytes: Uint8Array, at: number, end: number): number {
 
 /** Whether bytes[at, end) are valid UTF-8 (shortest forms, no surrogates, at most U+10FFFF). */
 export function isUtf8(bytes: Uint8Array, at: number, end: number): boolean {
+  // Nearly all text is ASCII: look at four bytes at a time until one is not.
+  for (; at + 4 <= end; at += 4) {
+    if ((bytes[at]! | bytes[at + 1]! | bytes[at + 2]! | bytes[at + 3]!) >= 0x80) {
+      return isWideUtf8(bytes, at, end);
+    }
+  }
+  for (; at < end; at++) if (bytes[at]! >= 0x80) return isWideUtf8(bytes, at, end);
+  return true;
+}
+
+function isWideUtf8(bytes: Uint8Array, at: number, end: number): boolean {
   while (at < end) {
     const byte = bytes[at]!;
     if (byte < 0x80) {
@@ -135,11 +146,18 @@ function isCid(bytes: Uint8Array, at: number, end: number): boolean {
 
 /** Whether the bytes at `at` are a link to a block: CIDv1, dag-cbor, sha-256. */
 export function isLinkAt(bytes: Uint8Array, at: number, end: number): boolean {
-  if (at + LINK_BYTES > end) return false;
-  for (let index = 0; index < LINK_PREFIX_BYTES; index++) {
-    if (bytes[at + index] !== LINK_PREFIX[index]) return false;
-  }
-  return true;
+  return (
+    at + LINK_BYTES <= end &&
+    bytes[at] === 0xd8 &&
+    bytes[at + 1] === 0x2a &&
+    bytes[at + 2] === 0x58 &&
+    bytes[at + 3] === 0x25 &&
+    bytes[at + 4] === 0x00 &&
+    bytes[at + 5] === 0x01 &&
+    bytes[at + 6] === 0x71 &&
+    bytes[at + 7] === 0x12 &&
+    bytes[at + 8] === 0x20
+  );
 }
 
 /** Writes a link's prefix at `at`; answers the offset where the digest goes. */
@@ -149,7 +167,13 @@ export function writeLinkPrefix(target: Uint8Array, at: number): number {
 }
 
 /** Whether the key of bytes[at, at + length) comes after the one at `before` in canonical order. */
-function isOrdered(bytes: Uint8Array, before: number, beforeLength: number, at: number, length: number) {
+export function isOrdered(
+  bytes: Uint8Array,
+  before: number,
+  beforeLength: number,
+  at: number,
+  length: number,
+): boolean {
   if (length !== beforeLength) return length > beforeLength;
   for (let index = 0; index < length; index++) {
     const difference = bytes[at + index]! - bytes[before + index]!;
@@ -174,9 +198,17 @@ export function skipItem(bytes: Uint8Array, at: number, end: number, nesting: nu
     if ((bytes[at + 1]! & 0x7f) === 0x7f && bytes[at + 2]! >= 0xf0) return refuse('float not finite');
     return at + 9;
   }
-  const body = readHead(bytes, at, end);
-  if (body < 0) return -1;
-  const length = argument;
+  const info = head & 31;
+  let body: number;
+  let length: number;
+  if (info < 24) {
+    length = info;
+    body = at + 1;
+  } else {
+    body = readHead(bytes, at, end);
+    if (body < 0) return -1;
+    length = argument;
+  }
   switch (major) {
     case 0:
     case 1:
@@ -214,6 +246,7 @@ export function skipItem(bytes: Uint8Array, at: number, end: number, nesting: nu
       return next;
     }
     default: {
+      if (isLinkAt(bytes, at, end)) return at + LINK_BYTES;
       if (length !== 42) return refuse('tag other than 42');
       if (body >= end || bytes[body]! >> 5 !== MAJOR_BYTES) return refuse('link not a byte string');
       const link = readHead(bytes, body, end);
@@ -245,9 +278,13 @@ export function skipKey(
 ): number {
   if (at >= end) return refuse('ends inside a map');
   if (bytes[at]! >> 5 !== MAJOR_TEXT) return refuse('map key not a text');
-  const start = readHead(bytes, at, end);
-  if (start < 0) return -1;
-  const length = argument;
+  let start = at + 1;
+  let length = bytes[at]! & 31;
+  if (length >= 24) {
+    start = readHead(bytes, at, end);
+    if (start < 0) return -1;
+    length = argument;
+  }
   if (length > end - start) return refuse('ends inside a map key');
   if (!isUtf8(bytes, start, start + length)) return refuse('map key not UTF-8');
   if (beforeLength >= 0 && !isOrdered(bytes, before, beforeLength, start, length)) {

@@ -16,6 +16,7 @@ import {
   headBytes,
   headValue,
   isLinkAt,
+  isOrdered,
   LINK_PREFIX_BYTES,
   lastKeyStart,
   latin1,
@@ -49,71 +50,95 @@ const MAX_MESSAGE_LENGTH = 512;
 const NO_OPS: readonly Op[] = [];
 const NONE_MISSING = { tooBig: false, rebase: false, blobs: false } as const;
 
-// Where the value of each known body field begins; 0 = absent (no body begins at 0).
-const SEQ = 0;
+// The known body fields, numbered in canonical order: of two known keys, the order is that of their numbers.
 const DID = 1;
-const REPO = 2;
+const OPS = 2;
 const REV = 3;
-const SINCE = 4;
-const TIME = 5;
-const BLOCKS = 6;
-const COMMIT = 7;
-const PREV_DATA = 8;
-const OPS = 9;
-const BLOBS = 10;
-const TOO_BIG = 11;
-const REBASE = 12;
-const HANDLE = 13;
-const ACTIVE = 14;
-const STATUS = 15;
-const NAME = 16;
-const MESSAGE = 17;
-const ERROR = 18;
-const fields = new Int32Array(19);
+const SEQ = 4;
+const NAME = 5;
+const REPO = 6;
+const TIME = 7;
+const BLOBS = 8;
+const ERROR = 9;
+const SINCE = 10;
+const ACTIVE = 11;
+const BLOCKS = 12;
+const COMMIT = 13;
+const HANDLE = 14;
+const REBASE = 15;
+const STATUS = 16;
+const TOO_BIG = 17;
+const MESSAGE = 18;
+const PREV_DATA = 19;
+/** Where the value of each known field begins; 0 = absent (no body begins at 0). */
+const fields = new Int32Array(20);
 
 const ascii = (word: string): Uint8Array => new TextEncoder().encode(word);
-
-/** Known field names by length; no two of one length share their third byte. */
-const BY_LENGTH: readonly (readonly (readonly [Uint8Array, number])[])[] = (() => {
-  const table: [Uint8Array, number][][] = Array.from({ length: 9 }, () => []);
-  const names: [string, number][] = [
-    ['seq', SEQ],
-    ['did', DID],
-    ['repo', REPO],
-    ['rev', REV],
-    ['since', SINCE],
-    ['time', TIME],
-    ['blocks', BLOCKS],
-    ['commit', COMMIT],
-    ['prevData', PREV_DATA],
-    ['ops', OPS],
-    ['blobs', BLOBS],
-    ['tooBig', TOO_BIG],
-    ['rebase', REBASE],
-    ['handle', HANDLE],
-    ['active', ACTIVE],
-    ['status', STATUS],
-    ['name', NAME],
-    ['message', MESSAGE],
-    ['error', ERROR],
-  ];
-  for (const [name, field] of names) table[name.length]!.push([ascii(name), field]);
-  return table;
-})();
 
 function equals(bytes: Uint8Array, at: number, word: Uint8Array): boolean {
   for (let index = 0; index < word.length; index++) if (bytes[at + index] !== word[index]) return false;
   return true;
 }
 
-function fieldOf(bytes: Uint8Array, start: number, length: number): number {
-  if (length > 8) return -1;
-  const candidates = BY_LENGTH[length]!;
-  for (let index = 0; index < candidates.length; index++) {
-    const candidate = candidates[index]!;
-    if (equals(bytes, start, candidate[0])) return candidate[1];
+/**
+ * The number of the known field whose encoded key is at `at`; 0 when it is none. The head and the first three
+ * characters, read as one number, tell all but the rest of the word.
+ */
+function fieldAt(bytes: Uint8Array, at: number): number {
+  const start = (bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!;
+  switch (start) {
+    case 0x63646964:
+      return DID;
+    case 0x636f7073:
+      return OPS;
+    case 0x63726576:
+      return REV;
+    case 0x63736571:
+      return SEQ;
+    case 0x646e616d:
+      return bytes[at + 4] === 0x65 ? NAME : 0;
+    case 0x64726570:
+      return bytes[at + 4] === 0x6f ? REPO : 0;
+    case 0x6474696d:
+      return bytes[at + 4] === 0x65 ? TIME : 0;
+    case 0x65626c6f:
+      return bytes[at + 4] === 0x62 && bytes[at + 5] === 0x73 ? BLOBS : 0;
+    case 0x65657272:
+      return bytes[at + 4] === 0x6f && bytes[at + 5] === 0x72 ? ERROR : 0;
+    case 0x6573696e:
+      return bytes[at + 4] === 0x63 && bytes[at + 5] === 0x65 ? SINCE : 0;
+    case 0x66616374:
+      return bytes[at + 4] === 0x69 && bytes[at + 5] === 0x76 && bytes[at + 6] === 0x65 ? ACTIVE : 0;
+    case 0x66626c6f:
+      return bytes[at + 4] === 0x63 && bytes[at + 5] === 0x6b && bytes[at + 6] === 0x73 ? BLOCKS : 0;
+    case 0x66636f6d:
+      return bytes[at + 4] === 0x6d && bytes[at + 5] === 0x69 && bytes[at + 6] === 0x74 ? COMMIT : 0;
+    case 0x6668616e:
+      return bytes[at + 4] === 0x64 && bytes[at + 5] === 0x6c && bytes[at + 6] === 0x65 ? HANDLE : 0;
+    case 0x66726562:
+      return bytes[at + 4] === 0x61 && bytes[at + 5] === 0x73 && bytes[at + 6] === 0x65 ? REBASE : 0;
+    case 0x66737461:
+      return bytes[at + 4] === 0x74 && bytes[at + 5] === 0x75 && bytes[at + 6] === 0x73 ? STATUS : 0;
+    case 0x66746f6f:
+      return bytes[at + 4] === 0x42 && bytes[at + 5] === 0x69 && bytes[at + 6] === 0x67 ? TOO_BIG : 0;
+    case 0x676d6573:
+      return bytes[at + 4] === 0x73 &&
+        bytes[at + 5] === 0x61 &&
+        bytes[at + 6] === 0x67 &&
+        bytes[at + 7] === 0x65
+        ? MESSAGE
+        : 0;
+    case 0x68707265:
+      return bytes[at + 4] === 0x76 &&
+        bytes[at + 5] === 0x44 &&
+        bytes[at + 6] === 0x61 &&
+        bytes[at + 7] === 0x74 &&
+        bytes[at + 8] === 0x61
+        ? PREV_DATA
+        : 0;
+    default:
+      return 0;
   }
-  return -1;
 }
 
 const TYPES: readonly (readonly [string, Uint8Array, Kind])[] = [
@@ -211,13 +236,29 @@ function locate(bytes: Uint8Array, bodyStart: number): Rejection | null {
   }
   let keyBefore = 0;
   let keyBeforeLength = -1;
+  let fieldBefore = 0;
   for (let left = count; left > 0; left--) {
-    at = skipKey(bytes, at, end, keyBefore, keyBeforeLength);
-    if (at < 0) return notCanonical();
-    keyBefore = lastKeyStart();
-    keyBeforeLength = at - keyBefore;
-    const field = fieldOf(bytes, keyBefore, keyBeforeLength);
-    if (field >= 0) fields[field] = at;
+    const field = fieldAt(bytes, at);
+    if (field !== 0) {
+      const length = bytes[at]! - 0x60;
+      if (
+        fieldBefore !== 0
+          ? field <= fieldBefore
+          : keyBeforeLength >= 0 && !isOrdered(bytes, keyBefore, keyBeforeLength, at + 1, length)
+      ) {
+        return reject('frame_not_canonical', 'map keys not unique and in order');
+      }
+      keyBefore = at + 1;
+      keyBeforeLength = length;
+      at += 1 + length;
+      fields[field] = at;
+    } else {
+      at = skipKey(bytes, at, end, keyBefore, keyBeforeLength);
+      if (at < 0) return notCanonical();
+      keyBefore = lastKeyStart();
+      keyBeforeLength = at - keyBefore;
+    }
+    fieldBefore = field;
     at = skipItem(bytes, at, end, 1);
     if (at < 0) return notCanonical();
   }
