@@ -13,6 +13,8 @@ import { FORBIDDEN_ADDRESS_CODE, type GuardedLookup, guardedLookup } from './loo
 
 /** Kept-alive connections per host: enough for the identity resolver's look-ups in flight at one PLC directory. */
 const MAX_KEPT_CONNECTIONS = 32;
+/** A kept connection idle for longer is closed: middleboxes forget it silently, and the next request would hang. */
+const KEEP_IDLE_MS = 15_000;
 const MAX_URL_CHARS = 4096;
 const MAX_HEADER_BYTES = 16 * 1024;
 
@@ -64,6 +66,8 @@ export interface FetchSettings {
   readonly ca?: string;
   /** Ports that public calls may use. Default: 80 and 443. */
   readonly publicPorts?: readonly number[];
+  /** How long a kept connection may be idle. */
+  readonly keepIdleMs?: number;
 }
 
 const fail = (kind: FetchFailure, detail: string): FetchResult => ({ ok: false, kind, detail });
@@ -112,10 +116,11 @@ type Hop = FetchResult | { readonly redirect: string };
 
 /** Makes a fetch with its own connection pools; `guardedFetch` is the one of the process. */
 export const createGuardedFetch = (settings: FetchSettings = {}): GuardedFetch => {
-  const { lookupFor = guardedLookup, ca, publicPorts = [80, 443] } = settings;
+  const { lookupFor = guardedLookup, ca, publicPorts = [80, 443], keepIdleMs = KEEP_IDLE_MS } = settings;
 
   const poolOptions = {
     keepAlive: true,
+    timeout: keepIdleMs,
     maxSockets: MAX_KEPT_CONNECTIONS,
     maxFreeSockets: MAX_KEPT_CONNECTIONS,
   };

@@ -154,8 +154,12 @@ describe('a guarded fetch', () => {
     'https://user@example.com/',
     'https://',
     'https://exa mple.com/',
-    `https://example.com/${'a'.repeat(5_000)}`,
   ])('says that %p is no URL for it', async (url) => {
+    expect(await guardedFetch(url, strict)).toMatchObject({ ok: false, kind: 'bad_url' });
+  });
+
+  test('takes no URL of more than 4,096 characters', async () => {
+    const url = `https://example.com/${'a'.repeat(5_000)}`;
     expect(await guardedFetch(url, strict)).toMatchObject({ ok: false, kind: 'bad_url' });
   });
 
@@ -228,6 +232,26 @@ describe('the deadline', () => {
       },
     );
   }
+
+  test('holds against a server that accepts and never answers the TLS hello', async () => {
+    for (const keepAlive of [false, true]) {
+      const server = await rawServer(() => {});
+      const result = await guardedFetch(`https://127.0.0.1:${server.port}/`, {
+        ...local,
+        timeoutMs: 150,
+        keepAlive,
+      });
+      expect(result).toMatchObject({ ok: false, kind: 'timeout' });
+      await server.allClosed();
+    }
+  });
+
+  test('holds against a resolver that never answers', async () => {
+    const silent = createGuardedLookup({ allowPrivateAddresses: true, resolve: () => new Promise(() => {}) });
+    const fetch = createGuardedFetch({ lookupFor: () => silent });
+    const result = await fetch('http://silent.example.com/', { ...local, timeoutMs: 100 });
+    expect(result).toMatchObject({ ok: false, kind: 'timeout' });
+  });
 
   test('covers redirects together', async () => {
     let hops = 0;
@@ -456,6 +480,20 @@ describe('connections', () => {
       const result = await guardedFetch(server.url, { ...local, keepAlive: true });
       expect(result).toMatchObject({ ok: true });
     }
+  });
+
+  test('that are kept are closed when idle, and a slow answer is not taken for that', async () => {
+    const server = await rawServer((socket, request) => {
+      const answer = () => socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok');
+      if (request.includes('/slow')) setTimeout(answer, 150);
+      else answer();
+    });
+    const fetch = createGuardedFetch({ keepIdleMs: 30 });
+    expect(await fetch(server.url, { ...local, keepAlive: true })).toMatchObject({ ok: true });
+    await server.allClosed();
+    expect(await fetch(`${server.url}slow`, { ...local, keepAlive: true })).toMatchObject({ ok: true });
+    await server.allClosed();
+    expect(server.accepted).toBe(2);
   });
 
   test('that are not kept are closed after each answer', async () => {

@@ -65,7 +65,6 @@ describe('a public host name', () => {
     ['example。com', 'domain name'],
     [`${'a'.repeat(64)}.com`, 'domain name'],
     [`${'a.'.repeat(126)}com`, 'too long'],
-    ['a'.repeat(100_000), 'too long'],
     ['', 'missing'],
     [undefined, 'missing'],
     [42, 'missing'],
@@ -74,6 +73,11 @@ describe('a public host name', () => {
     const result = parseHostname(text, publicOnly);
     expect(result.ok).toBe(false);
     expect(result.ok ? '' : result.error).toContain(word);
+  });
+
+  test('of any length is refused quickly', () => {
+    expect(parseHostname('a'.repeat(1_000_000), publicOnly).ok).toBe(false);
+    expect(pdsHostOfEndpoint(`https://${'a.'.repeat(500_000)}com`, { allowInsecure: false })).toBeNull();
   });
 
   test('parses again to itself, in lower case, and never throws', () => {
@@ -177,7 +181,6 @@ describe('the PDS endpoint of a DID document', () => {
     7,
     [['https://example.com']],
     { uri: 'https://example.com' },
-    `https://${'a.'.repeat(50_000)}com`,
   ])('%p is none', (url) => {
     expect(pdsHostOfEndpoint(url, strict)).toBeNull();
   });
