@@ -95,10 +95,6 @@ export const isTrusted = (hostname: string, patterns: readonly string[]): boolea
   return false;
 };
 
-/** Whether `hostname` is `domain` or below it. Both lower case. */
-export const isWithinDomain = (hostname: string, domain: string): boolean =>
-  hostname === domain || (hostname.length > domain.length && hostname.endsWith(`.${domain}`));
-
 /** One token bucket: holds at most `capacity` tokens and refills continuously, `capacity` per `periodMs`. */
 export interface Bucket {
   tokens: number;

@@ -1,0 +1,566 @@
+import { describe, expect, test } from 'bun:test';
+import fc from 'fast-check';
+import { MAX_BACKOFF_MS, MAX_RETRY_AFTER_MS, STABLE_MS } from '../../src/hosts/lifecycle.ts';
+import { connectedUntil, MAX_OPENING, normalizeDomain } from '../../src/hosts/roster.ts';
+import type { CloseOutcome } from '../../src/hosts/types.ts';
+import { fakeClock, rosterWith, row, seeded } from './fakes.ts';
+
+const DROPPED: CloseOutcome = { kind: 'closed', code: 1006, reason: '' };
+
+describe('the start', () => {
+  test('never opens more than the cap at once, and reaches all of 3,000 hosts', () => {
+    const rows = Array.from({ length: 3_000 }, (_, n) => row(n + 1));
+    const { roster, time, ingest } = rosterWith({ rows });
+    roster.start();
+    const opened = new Set<number>();
+    const random = seeded(7);
+    for (let turn = 0; turn < 20_000 && opened.size < 3_000; turn++) {
+      time.advance(20);
+      expect(roster.counters.opening).toBeLessThanOrEqual(MAX_OPENING);
+      expect(ingest.live.size - opened.size).toBe(roster.counters.opening);
+      for (const hostId of ingest.live.keys()) {
+        if (opened.has(hostId) || random() > 0.3) continue;
+        opened.add(hostId);
+        roster.opened(hostId, '');
+      }
+    }
+    expect(opened.size).toBe(3_000);
+    expect(roster.counters).toMatchObject({ connected: 3_000, opening: 0, waitingForSlot: 0 });
+    expect(roster.list().every((view) => view.connected && view.row.status === 'active')).toBe(true);
+  });
+
+  test('holds back everything while no connection gets through, with one timer for all hosts', () => {
+    const rows = Array.from({ length: 3_000 }, (_, n) => row(n + 1));
+    const { roster, time, ingest } = rosterWith({ rows });
+    roster.start();
+    time.advance(60_000);
+    expect(ingest.connects.length).toBe(MAX_OPENING);
+    expect(roster.counters.waitingForSlot).toBe(3_000 - MAX_OPENING);
+    expect(time.timers).toBeLessThanOrEqual(1);
+  });
+
+  test('goes through thousands of hosts that end within the call itself', () => {
+    const rows = Array.from({ length: 3_000 }, (_, n) => row(n + 1));
+    const box: { closed: (hostId: number) => void } = { closed: () => {} };
+    let attempts = 0;
+    const { roster, time } = rosterWith({
+      rows,
+      ingest: {
+        connect({ hostId }) {
+          attempts++;
+          box.closed(hostId);
+        },
+        disconnect() {},
+        setLimits() {},
+      },
+    });
+    box.closed = (hostId) => roster.closed(hostId, { kind: 'unreachable', detail: 'no network' });
+    roster.start();
+    time.advance(20_000);
+    expect(attempts).toBeGreaterThanOrEqual(3_000);
+    expect(roster.list().every((view) => view.nextAttemptAtMs !== null)).toBe(true);
+  });
+
+  test('takes large hosts first and lets failing ones wait a little', () => {
+    const rows = [
+      row(1, { accountCount: 3 }),
+      row(2, { accountCount: 500_000 }),
+      row(3, { failures: 12, status: 'offline' }),
+    ];
+    const { roster, time, ingest } = rosterWith({ rows });
+    roster.start();
+    time.advance(100);
+    expect(ingest.connects.map((command) => command.hostId)).toEqual([2, 1]);
+    time.advance(5 * 60_000 + 1_000);
+    expect(ingest.live.has(3)).toBe(true);
+  });
+
+  test('resumes from the stored cursor and tells what is in the log already', () => {
+    const rows = [row(1, { cursor: 500, ahead: [503, 505] }), row(2, { validation: 'lenient' })];
+    const { roster, time, ingest } = rosterWith({ rows });
+    roster.start();
+    time.advance(1_000);
+    expect(ingest.live.get(1)).toMatchObject({ cursor: 500, skip: [503, 505], validation: 'strict' });
+    expect(ingest.live.get(2)).toMatchObject({ cursor: null, skip: [], validation: 'lenient' });
+  });
+});
+
+describe('any weather', () => {
+  test('one connection per host, a bounded wait for every one that is not banned, and none for one that is', () => {
+    const deed = fc.record({
+      what: fc.constantFrom(
+        'open',
+        'close',
+        'ban',
+        'unban',
+        'crawl',
+        'wait',
+        'event',
+        'banDomain',
+        'unbanDomain',
+      ),
+      hostId: fc.integer({ min: 1, max: 8 }),
+      ms: fc.oneof(fc.nat(2_000), fc.nat(200_000), fc.nat(3_600_000)),
+      outcome: fc.constantFrom<CloseOutcome>(
+        DROPPED,
+        { kind: 'unreachable', detail: '' },
+        { kind: 'http_status', status: 429, retryAfterMs: 7_200_000 },
+        { kind: 'error_frame', error: 'FutureCursor', message: '' },
+        { kind: 'silent' },
+        { kind: 'malformed' },
+        { kind: 'throttled', waitMs: 1e9 },
+      ),
+    });
+    fc.assert(
+      fc.property(fc.array(deed, { maxLength: 150 }), fc.nat(), (deeds, seed) => {
+        const rows = Array.from({ length: 8 }, (_, n) => row(n + 1, { cursor: n * 10 }));
+        const { roster, time, ingest, close } = rosterWith({ rows, seed });
+        roster.start();
+        for (const { what, hostId, ms, outcome } of deeds) {
+          const { hostname } = row(hostId);
+          const host = roster.host(hostId)!;
+          switch (what) {
+            case 'open':
+              if (ingest.live.has(hostId)) roster.opened(hostId, '');
+              break;
+            case 'close':
+              if (ingest.live.has(hostId)) close(hostId, outcome);
+              break;
+            case 'ban':
+              void roster.ban(hostname);
+              break;
+            case 'unban':
+              void roster.unban(hostname);
+              break;
+            case 'banDomain':
+              void roster.banDomain('pds.net');
+              break;
+            case 'unbanDomain':
+              void roster.unbanDomain('pds.net');
+              break;
+            case 'crawl':
+              void roster.requestCrawl(hostname, { source: 'crawl' });
+              break;
+            case 'event':
+              if (host.life.phase === 'open') {
+                host.cursor += 1;
+                roster.eventTaken(host);
+              }
+              break;
+            case 'wait':
+              time.advance(ms);
+              break;
+          }
+          // The ingest side reports what it was told to end.
+          for (const ended of ingest.disconnects.splice(0)) close(ended, { kind: 'stopped' });
+          for (const view of roster.list()) {
+            const banned = view.row.banned || roster.domainBans.length > 0;
+            expect(view.row.status === 'banned').toBe(banned);
+            const live = ingest.live.has(view.row.hostId);
+            if (banned) expect(live || view.nextAttemptAtMs !== null).toBe(false);
+            else {
+              expect(live).toBe(view.nextAttemptAtMs === null);
+              if (!live)
+                expect(view.nextAttemptAtMs! - time.clock.nowMs()).toBeLessThanOrEqual(MAX_RETRY_AFTER_MS);
+            }
+          }
+        }
+        expect(roster.counters.opening + roster.counters.connected).toBe(ingest.live.size);
+      }),
+      { numRuns: 150 },
+    );
+  });
+
+  test('a host that is down for a week is tried at least every half hour, and less than 400 times', () => {
+    const { roster, time, ingest, close } = rosterWith({ rows: [row(1)] });
+    roster.start();
+    let lastMs = time.clock.nowMs();
+    let attempts = 0;
+    for (let minute = 0; minute < 7 * 24 * 60; minute++) {
+      time.advance(60_000);
+      if (!ingest.live.has(1)) continue;
+      attempts++;
+      expect(time.clock.nowMs() - lastMs).toBeLessThanOrEqual(MAX_BACKOFF_MS + 60_000);
+      lastMs = time.clock.nowMs();
+      close(1, { kind: 'unreachable', detail: 'refused' });
+    }
+    expect(attempts).toBeGreaterThan(300);
+    expect(attempts).toBeLessThan(900);
+    expect(roster.getById(1)).toMatchObject({
+      lastClose: 'unreachable: refused',
+      row: { status: 'offline' },
+    });
+  });
+});
+
+describe('bans', () => {
+  test('of a domain cut the connections of all hosts below it, and of no other', async () => {
+    const rows = [
+      row(1, { hostname: 'evil.org' }),
+      row(2, { hostname: 'a.b.evil.org' }),
+      row(3, { hostname: 'notevil.org' }),
+      row(4, { hostname: 'evil.org.pds.net' }),
+    ];
+    const { roster, time, ingest, storage, close } = rosterWith({ rows });
+    roster.start();
+    time.advance(1_000);
+    for (const { hostId } of rows) roster.opened(hostId, '');
+    await roster.banDomain('*.Evil.org');
+    expect(ingest.disconnects.toSorted()).toEqual([1, 2]);
+    expect(storage.domains).toEqual([{ domain: 'evil.org', banned: true }]);
+    expect(roster.domainBans).toEqual(['evil.org']);
+    for (const hostId of [1, 2]) close(hostId, { kind: 'stopped' });
+    time.advance(24 * 3_600_000);
+    expect([...ingest.live.keys()].toSorted()).toEqual([3, 4]);
+    expect(roster.get('a.b.evil.org')!.row).toMatchObject({ status: 'banned', banned: false });
+    expect(await roster.requestCrawl('new.evil.org', { source: 'admin' })).toMatchObject({
+      error: 'HostBanned',
+    });
+    expect((await roster.addHosts([{ hostname: 'other.evil.org' }], 'upstream')).refused).toBe(1);
+
+    await roster.unbanDomain('evil.org');
+    time.advance(30_000);
+    expect([...ingest.live.keys()].toSorted()).toEqual([1, 2, 3, 4]);
+  });
+
+  test('loaded from the database hold from the start', () => {
+    const rows = [row(1, { banned: true }), row(2, { hostname: 'x.evil.org' }), row(3)];
+    const { roster, time, ingest } = rosterWith({ rows, domainBans: ['evil.org'] });
+    roster.start();
+    time.advance(3_600_000);
+    expect([...ingest.live.keys()]).toEqual([3]);
+  });
+
+  test("a host's own ban survives the end of its domain's, and is stored soon", async () => {
+    let stored = 0;
+    const { roster, time, ingest, close } = rosterWith({
+      rows: [row(1, { hostname: 'x.evil.org' })],
+      storeSoon: async () => {
+        stored++;
+      },
+    });
+    roster.start();
+    time.advance(1_000);
+    expect(await roster.ban('X.evil.org')).toBe(true);
+    expect(stored).toBe(1);
+    expect(ingest.disconnects).toEqual([1]);
+    close(1, { kind: 'stopped' });
+    await roster.banDomain('evil.org');
+    await roster.unbanDomain('evil.org');
+    expect(roster.takeDirty().hosts).toMatchObject([{ hostId: 1, banned: true, status: 'banned' }]);
+    expect(await roster.unban('x.evil.org')).toBe(true);
+    time.advance(60_000);
+    expect(ingest.live.size).toBe(1);
+    expect(await roster.ban('unknown.org')).toBe(false);
+  });
+
+  test('of domains accept only domains', async () => {
+    const { roster } = rosterWith();
+    expect(roster.banDomain('not a domain')).rejects.toThrow(RangeError);
+    expect(normalizeDomain('.Evil.ORG.')).toBe('evil.org');
+    expect(normalizeDomain('')).toBeNull();
+    expect(normalizeDomain('*.')).toBeNull();
+  });
+});
+
+describe('a relay that pretends to be a PDS', () => {
+  test('is banned when the upgrade gives it away, with the reason to be read', () => {
+    const { roster, time, ingest, close } = rosterWith({ rows: [row(1)] });
+    roster.start();
+    time.advance(1_000);
+    roster.opened(1, 'indigo/1.2 (AtProto-Relay)');
+    expect(ingest.disconnects).toEqual([1]);
+    close(1, { kind: 'stopped' });
+    time.advance(24 * 3_600_000);
+    expect(ingest.connects.length).toBe(1);
+    expect(roster.getById(1)!.lastClose).toContain('a relay');
+    const { hosts, rejections } = roster.takeDirty();
+    expect(hosts).toMatchObject([{ banned: true, status: 'banned' }]);
+    expect(rejections).toMatchObject([{ hostId: 1, reason: 'host_banned' }]);
+    expect(roster.counters.relaysRefused).toBe(1);
+  });
+});
+
+describe('the cursor of a host', () => {
+  const open = (over: Parameters<typeof row>[1]) => {
+    const made = rosterWith({ rows: [row(1, over)] });
+    made.roster.start();
+    made.time.advance(1_000);
+    return made;
+  };
+
+  test('is reset on FutureCursor, with a gap to be read', () => {
+    const { roster, time, ingest, close } = open({ cursor: 900 });
+    roster.opened(1, '');
+    close(1, { kind: 'error_frame', error: 'FutureCursor', message: 'ahead' });
+    expect(roster.host(1)).toMatchObject({ cursor: 0, cursorEpoch: 1 });
+    time.advance(10_000);
+    expect(ingest.live.get(1)!.cursor).toBeNull();
+    const { gaps, hosts } = roster.takeDirty();
+    expect(gaps).toMatchObject([{ hostId: 1, fromSeq: 901, toSeq: 0 }]);
+    expect(hosts).toMatchObject([{ cursor: 0 }]);
+  });
+
+  test('is kept while a connection without it is tried, and comes back when that fails too', () => {
+    const { roster, time, ingest, close } = open({ cursor: 900, ahead: [905] });
+    const cursors: (number | null)[] = [];
+    for (let n = 0; n < 60 && !cursors.includes(null); n++) {
+      while (!ingest.live.has(1)) time.advance(1_000);
+      cursors.push(ingest.live.get(1)!.cursor);
+      roster.opened(1, '');
+      if (cursors.at(-1) === null) {
+        roster.markDirty(roster.host(1)!);
+        expect(roster.takeDirty().hosts).toMatchObject([{ cursor: 900, ahead: [905] }]);
+      }
+      close(1, DROPPED);
+    }
+    expect(cursors.at(-1)).toBeNull();
+    expect(roster.host(1)!.cursor).toBe(900);
+    expect(roster.takeDirty().gaps).toEqual([]);
+    while (!ingest.live.has(1)) time.advance(1_000);
+    expect(ingest.live.get(1)).toMatchObject({ cursor: 900, skip: [905] });
+  });
+
+  test('is replaced when the connection without it brings events', () => {
+    const { roster, time, ingest, close } = open({ cursor: 900 });
+    for (;;) {
+      while (!ingest.live.has(1)) time.advance(1_000);
+      roster.opened(1, '');
+      if (ingest.live.get(1)!.cursor === null) break;
+      close(1, DROPPED);
+    }
+    const host = roster.host(1)!;
+    host.cursor = 12;
+    roster.eventTaken(host);
+    close(1, DROPPED);
+    const { gaps, hosts } = roster.takeDirty();
+    expect(gaps).toMatchObject([{ fromSeq: 901 }]);
+    expect(hosts).toMatchObject([{ cursor: 12 }]);
+    while (!ingest.live.has(1)) time.advance(1_000);
+    expect(ingest.live.get(1)!.cursor).toBe(12);
+  });
+
+  test('is kept over a connection that brought nothing', () => {
+    const { roster, time, ingest, close } = open({ cursor: 900 });
+    roster.opened(1, '');
+    time.advance(STABLE_MS * 3);
+    close(1, DROPPED);
+    time.advance(10_000);
+    expect(ingest.live.get(1)!.cursor).toBe(900);
+  });
+
+  test('that is outdated for the host makes a gap to be read', () => {
+    const { roster } = open({ cursor: 900 });
+    roster.opened(1, '');
+    roster.info(1, 'OutdatedCursor', 'too old');
+    roster.info(1, 'SomethingElse', '');
+    expect(roster.takeDirty().gaps).toMatchObject([{ fromSeq: 901, why: 'outdated_cursor: too old' }]);
+  });
+
+  test('is as old as the time since we were last connected, not as the last event', () => {
+    const nowMs = fakeClock().clock.nowMs();
+    const day = 86_400_000;
+    const quiet = row(1, { lastEventAtMs: nowMs - 90 * day, createdAtMs: 0 });
+    expect(connectedUntil(quiet, nowMs - day)).toBe(nowMs - day);
+    const failing = row(1, { ...quiet, status: 'offline', failures: 24 });
+    expect(connectedUntil(failing, nowMs)).toBe(nowMs - day);
+    const { roster, time, ingest } = rosterWith({
+      rows: [
+        row(1, { cursor: 5, lastEventAtMs: nowMs - 90 * day, createdAtMs: 0 }),
+        row(2, {
+          cursor: 6,
+          lastEventAtMs: nowMs - 90 * day,
+          createdAtMs: 0,
+          status: 'offline',
+          failures: 500,
+        }),
+        row(3, { lastEventAtMs: nowMs - 60_000 }),
+      ],
+    });
+    roster.start();
+    time.advance(10 * 60_000);
+    expect(ingest.live.get(1)!.cursor).toBe(5);
+    expect(ingest.live.get(2)!.cursor).toBeNull();
+    expect(roster.takeDirty().gaps).toMatchObject([{ hostId: 2, fromSeq: 7 }]);
+  });
+});
+
+describe('limits', () => {
+  test('follow the accounts of a host, live', () => {
+    const { roster, time, ingest } = rosterWith({ rows: [row(1, { source: 'crawl' })] });
+    roster.start();
+    time.advance(1_000);
+    expect(ingest.live.get(1)!.limits.perHour).toBe(2_500);
+    const host = roster.host(1)!;
+    roster.accountsChanged(host, 50);
+    expect(ingest.limits.size).toBe(0);
+    roster.accountsChanged(host, 100);
+    expect(ingest.limits.get(1)).toMatchObject({ perHour: 2_650 });
+    roster.accountsChanged(host, -1_000);
+    expect(host.accountCount).toBe(0);
+  });
+
+  test('of a host at its account limit show, and can be raised', () => {
+    const raised: number[] = [];
+    const { roster, time } = rosterWith({
+      rows: [row(1, { source: 'crawl', accountCount: 100 })],
+      accountLimitChanged: (host) => raised.push(host.hostId),
+    });
+    roster.start();
+    time.advance(1_000);
+    roster.opened(1, '');
+    expect(roster.getById(1)).toMatchObject({ accountLimit: 100, row: { status: 'throttled' } });
+    expect(roster.setAccountLimit('host1.pds.net', 1_000)).toBe(true);
+    expect(roster.getById(1)).toMatchObject({
+      accountLimit: 1_000,
+      row: { status: 'active', accountLimit: 1_000 },
+    });
+    expect(raised).toEqual([1]);
+  });
+
+  test('of the operator per host reach the running connection and the row', () => {
+    const { roster, time, ingest } = rosterWith({ rows: [row(1)] });
+    roster.start();
+    time.advance(1_000);
+    expect(roster.setEventsPerSecondLimit('host1.pds.net', 7)).toBe(true);
+    expect(ingest.limits.get(1)).toMatchObject({ perSecond: 7 });
+    expect(roster.takeDirty().hosts).toMatchObject([{ eventsPerSecondLimit: 7 }]);
+    expect(roster.setEventsPerSecondLimit('unknown.org', 7)).toBe(false);
+  });
+
+  test('count what the upstream relay counts, until we know more', async () => {
+    const { roster } = rosterWith();
+    await roster.addHosts([{ hostname: 'big.pds.net', accountCount: 40_000 }], 'upstream');
+    expect(roster.get('big.pds.net')).toMatchObject({ accountLimit: 80_000, limits: { perHour: 42_500 } });
+  });
+
+  test('are raised for a host that came by itself when the operator names it', async () => {
+    const { roster } = rosterWith({ rows: [row(1, { source: 'crawl' })] });
+    expect(roster.getById(1)!.accountLimit).toBe(100);
+    await roster.requestCrawl('host1.pds.net', { source: 'admin' });
+    expect(roster.getById(1)!.accountLimit).toBe(1_000_000);
+    await roster.requestCrawl('host1.pds.net', { source: 'crawl' });
+    expect(roster.getById(1)!.row.source).toBe('admin');
+  });
+});
+
+describe('what is to be stored', () => {
+  test('is every host that changed, once, and comes back when storing failed', async () => {
+    const { roster, time, close } = rosterWith({ rows: [row(1, { cursor: 3 }), row(2)] });
+    expect(roster.takeDirty().hosts).toEqual([]);
+    roster.start();
+    time.advance(1_000);
+    roster.opened(1, '');
+    const host = roster.host(1)!;
+    host.cursor = 10;
+    host.ahead.add(14).add(12);
+    roster.eventTaken(host);
+    roster.rejected(host, 'rev_stale');
+    roster.rejected(host, 'rev_stale');
+    close(2, { kind: 'unreachable', detail: '' });
+    const dirty = roster.takeDirty();
+    expect(dirty.hosts.map(({ hostId }) => hostId).toSorted()).toEqual([1, 2]);
+    expect(dirty.hosts.find(({ hostId }) => hostId === 1)).toMatchObject({
+      cursor: 10,
+      ahead: [12, 14],
+      status: 'active',
+    });
+    expect(dirty.hosts.find(({ hostId }) => hostId === 2)).toMatchObject({ failures: 1, status: 'offline' });
+    expect(roster.takeDirty().hosts).toEqual([]);
+    roster.recordGap(host, 1, 2, 'test');
+    roster.giveBack({ ...dirty, gaps: [{ hostId: 2, fromSeq: 0, toSeq: 0, why: 'older', atMs: 0 }] });
+    const again = roster.takeDirty();
+    expect(again.hosts.length).toBe(2);
+    expect(again.gaps.map(({ why }) => why)).toEqual(['older', 'test']);
+    expect(roster.getById(1)).toMatchObject({ eventsSinceStart: 1, rejectionsSinceStart: { rev_stale: 2 } });
+  });
+
+  test('is bounded when the database is away', () => {
+    const { roster } = rosterWith({ rows: [row(1)] });
+    for (let n = 0; n < 10_500; n++) roster.recordGap(roster.host(1)!, n, 0, 'test');
+    expect(roster.takeDirty().gaps.length).toBe(10_000);
+    expect(roster.counters.notesDropped).toBe(500);
+  });
+});
+
+describe('adding hosts', () => {
+  test('takes 3,000 names without asking any of them, each once', async () => {
+    let asked = 0;
+    const { roster, storage, time, ingest } = rosterWith({
+      fetch: async () => {
+        asked++;
+        return { ok: false, kind: 'timeout', detail: '' };
+      },
+    });
+    roster.start();
+    const names = Array.from({ length: 3_000 }, (_, n) => ({ hostname: `Pds${n}.example.org` }));
+    const twice = await Promise.all([roster.addHosts(names, 'upstream'), roster.addHosts(names, 'config')]);
+    expect(storage.rows.length).toBe(3_000);
+    expect(asked).toBe(0);
+    expect(twice.reduce((sum, { refused }) => sum + refused, 0)).toBe(0);
+    time.advance(1_000);
+    expect(ingest.connects.length).toBe(MAX_OPENING);
+    expect(
+      await roster.addHosts([{ hostname: '10.0.0.1' }, { hostname: 'localhost:1234' }], 'upstream'),
+    ).toEqual({
+      added: 0,
+      known: 0,
+      refused: 2,
+    });
+  });
+
+  test('in development takes localhost ports as plain ws', async () => {
+    const { roster } = rosterWith({
+      config: {
+        trustedDomains: [],
+        validation: 'strict',
+        allowInsecureHosts: true,
+        hostAccountLimit: 100,
+        newHostsPerDay: 50,
+        userAgent: 'weir/test',
+      },
+    });
+    await roster.addHosts([{ hostname: 'localhost:2583' }, { hostname: 'pds.net' }], 'config');
+    expect(roster.get('localhost:2583')!.row.secure).toBe(false);
+    expect(roster.get('pds.net')!.row.secure).toBe(true);
+  });
+});
+
+describe('the end', () => {
+  test('closes every connection and resolves when all are reported, with nothing started after', async () => {
+    const { roster, time, ingest, close } = rosterWith({ rows: [row(1), row(2), row(3, { banned: true })] });
+    roster.start();
+    time.advance(1_000);
+    roster.opened(1, '');
+    const done = roster.stop();
+    expect(ingest.disconnects.toSorted()).toEqual([1, 2]);
+    close(1, { kind: 'stopped' });
+    close(2, { kind: 'stopped' });
+    await done;
+    time.advance(24 * 3_600_000);
+    expect(ingest.connects.length).toBe(2);
+  });
+
+  test('of an ingest thread counts as the end of its connections', () => {
+    const { roster, time, ingest } = rosterWith({ rows: [row(1), row(2)] });
+    roster.start();
+    time.advance(1_000);
+    roster.opened(1, '');
+    ingest.live.clear();
+    roster.lost([1, 2, 99], 'the ingest thread ended');
+    expect(roster.getById(1)!.lastClose).toContain('ingest thread');
+    time.advance(60_000);
+    expect(ingest.live.size).toBe(2);
+  });
+
+  test('of one connection by the operator is followed by a new one', () => {
+    const { roster, time, ingest, close } = rosterWith({ rows: [row(1)] });
+    roster.start();
+    time.advance(1_000);
+    roster.opened(1, '');
+    expect(roster.reconnect('host1.pds.net')).toBe(true);
+    close(1, { kind: 'stopped' });
+    time.advance(3_000);
+    expect(ingest.connects.length).toBe(2);
+  });
+});
