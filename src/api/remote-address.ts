@@ -1,3 +1,5 @@
+import { parseIpv6 } from '../network/address.ts';
+
 /** Whether an address is this machine: 127.0.0.0/8, ::1, and IPv4 in IPv6 notation. */
 export const isLoopback = (address: string): boolean =>
   address === '::1' || /^(::ffff:)?127\./i.test(address) || address === '';
@@ -17,17 +19,16 @@ export const remoteAddressOf = (peer: string, headers: Headers): string => {
 
 /**
  * The key by which an address is counted: IPv4 whole, IPv6 by its /64, since whoever has one address there has
- * all of them.
+ * all of them; IPv4 in IPv6 notation as IPv4.
  */
 export const addressKey = (address: string): string => {
   if (!address.includes(':')) return address;
-  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
-  if (mapped !== null) return mapped[1]!;
-  const halves = address.toLowerCase().split('::');
-  const head = halves[0] === '' ? [] : halves[0]!.split(':');
-  if (halves.length === 1) return head.slice(0, 4).join(':');
-  const tail = halves[1] === '' ? [] : halves[1]!.split(':');
-  const zeros = Math.max(0, 8 - head.length - tail.length);
-  const groups = [...head, ...Array.from({ length: zeros }, () => '0'), ...tail];
-  return groups.slice(0, 4).join(':');
+  const groups = parseIpv6(address);
+  if (groups === null) return address;
+  const isMapped = groups.slice(0, 5).every((group) => group === 0) && groups[5] === 0xffff;
+  if (isMapped) return [groups[6]! >>> 8, groups[6]! & 255, groups[7]! >>> 8, groups[7]! & 255].join('.');
+  return groups
+    .slice(0, 4)
+    .map((group) => group.toString(16))
+    .join(':');
 };

@@ -14,10 +14,10 @@ import type { Server, ServerWebSocket } from 'bun';
 import { addressKey, isLoopback } from '../../api/remote-address.ts';
 import type { ConsumerView, Edge, EdgeSocketData, UpgradeContext } from '../../api/types.ts';
 import type { LogCursor, LogReader, LogRecord } from '../../log/types.ts';
+import { errorFrame, infoFrame } from '../encode.ts';
 import { Consumer } from './consumer.ts';
 import { parseCursorParam } from './cursor-param.ts';
 import { createEdgeCounters, DEFAULT_EDGE_LIMITS, MAX_USER_AGENT_CHARACTERS } from './limits.ts';
-import { encodeErrorFrame, encodeInfoFrame } from './notices.ts';
 import type { EdgeCounters, EdgeLimits, FirehoseSocketData, Timers } from './types.ts';
 
 export interface FirehoseEdge extends Edge {
@@ -361,7 +361,7 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
   const refuse = (consumer: Consumer, error: string, message: string): void => {
     if (consumer.mode === 'closing') return;
     // A socket that is full gets it after what is queued, if it ever takes that.
-    consumer.socket.sendBinary(encodeErrorFrame(error, message) as Uint8Array<ArrayBuffer>, false);
+    consumer.socket.sendBinary(errorFrame(error, message) as Uint8Array<ArrayBuffer>, false);
     goodbye(consumer, 1008, error);
   };
 
@@ -374,10 +374,7 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     if (consumer.seq > 0) {
       counters.outdatedCursor++;
       const message = `the cursor is older than the replay window, which begins at ${log.oldestSeq}`;
-      consumer.socket.sendBinary(
-        encodeInfoFrame('OutdatedCursor', message) as Uint8Array<ArrayBuffer>,
-        false,
-      );
+      consumer.socket.sendBinary(infoFrame('OutdatedCursor', message) as Uint8Array<ArrayBuffer>, false);
     }
     consumer.seq = log.oldestSeq - 1;
   };
