@@ -299,7 +299,7 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
         warn(`log: disk nearly full, giving up ${oldest.path} (seq ${oldest.firstSeq} to ${oldest.lastSeq})`);
         free += dropOldest();
       }
-    } else if (free >= 2 * reserveBytes) {
+    } else if (free >= Math.max(2 * reserveBytes, 2 * segmentBytes)) {
       setPressure(false, 'the disk has room again: the replay window grows back');
     }
     if (rotationDue()) kick();
