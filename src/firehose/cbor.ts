@@ -22,8 +22,7 @@ export const FALSE = 0xf4;
 export const NULL = 0xf6;
 
 /** Tag 42, 37 bytes of byte string, zero, CIDv1, dag-cbor, sha-256, 32 bytes: how a link to a block begins. */
-const LINK_PREFIX = Uint8Array.of(0xd8, 0x2a, 0x58, 0x25, 0x00, 0x01, 0x71, 0x12, 0x20);
-export const LINK_PREFIX_BYTES = LINK_PREFIX.length;
+export const LINK_PREFIX_BYTES = 9;
 /** A whole link: prefix and 32-byte digest. */
 export const LINK_BYTES = LINK_PREFIX_BYTES + 32;
 
@@ -162,7 +161,15 @@ export function isLinkAt(bytes: Uint8Array, at: number, end: number): boolean {
 
 /** Writes a link's prefix at `at`; answers the offset where the digest goes. */
 export function writeLinkPrefix(target: Uint8Array, at: number): number {
-  target.set(LINK_PREFIX, at);
+  target[at] = 0xd8;
+  target[at + 1] = 0x2a;
+  target[at + 2] = 0x58;
+  target[at + 3] = 0x25;
+  target[at + 4] = 0x00;
+  target[at + 5] = 0x01;
+  target[at + 6] = 0x71;
+  target[at + 7] = 0x12;
+  target[at + 8] = 0x20;
   return at + LINK_PREFIX_BYTES;
 }
 

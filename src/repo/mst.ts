@@ -83,7 +83,8 @@ const fresh = (height: number, keys: string[], values: number[], kids: (Node | n
   kids,
 });
 
-const keyDigest = new Uint8Array(32);
+const keyDigest = new Uint8Array(DIGEST_BYTES);
+const nodeDigest = new Uint8Array(DIGEST_BYTES);
 
 /**
  * The height of a key: leading zero bits of its sha-256, in pairs (fan-out 4). The key is ASCII; a string is hashed
@@ -368,7 +369,7 @@ export class PartialTree {
 
   #keep(digest: Uint8Array): number {
     const at = this.#reserve();
-    this.#arena.set(digest, at);
+    for (let index = 0; index < DIGEST_BYTES; index++) this.#arena[at + index] = digest[index]!;
     return ARENA + at;
   }
 
@@ -552,9 +553,8 @@ export class PartialTree {
     target[at++] = 0x61;
     target[at++] = 0x6c;
     at = this.#writeKid(node.kids[0]!, at);
-    const digestAt = this.#reserve();
-    Bun.SHA256.hash(target.subarray(0, at), this.#arena.subarray(digestAt, digestAt + DIGEST_BYTES));
-    node.digest = ARENA + digestAt;
+    Bun.SHA256.hash(target.subarray(0, at), nodeDigest);
+    node.digest = this.#keep(nodeDigest);
     node.dirty = false;
     return node.digest;
   }
