@@ -41,7 +41,7 @@ describe('cursors', () => {
         weight: 3,
         arbitrary: fc.record({
           do: fc.constant('open' as const),
-          at: fc.double({ min: 0, max: 1, noNaN: true }),
+          at: fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
         }),
       },
       {
