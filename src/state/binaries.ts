@@ -14,7 +14,7 @@ export interface PostgresBinaries {
   readonly postgres: string;
   /** The major version of these programs, as it stands in a data directory's PG_VERSION. */
   readonly majorVersion: string;
-  /** Folder that must be on the library search path; null = the programs find their libraries by themselves. */
+  /** Folders that must be on the library search path, with colons between; null = the programs find their libraries by themselves. */
   readonly libraryPath: string | null;
 }
 
@@ -92,7 +92,8 @@ const linkLibraries = (packageDir: string, linkDir: string): string | null => {
   if (!readOnly) return null;
   mkdirSync(linkDir, { recursive: true });
   for (const { source, target } of links) link(join(packageDir, source), join(linkDir, basename(target)));
-  return linkDir;
+  // Both, because a library found through a link looks for those it needs beside the link.
+  return `${linkDir}:${join(packageDir, 'native', 'lib')}`;
 };
 
 /** Links of the list stay inside one folder, where a relative link survives a move of the package. */

@@ -38,8 +38,6 @@ export class ConnectionLostError extends Error {}
 
 /** 'weir' in ASCII, and the number of the lock among ours. Advisory locks are per database. */
 const WRITER_LOCK = [0x77656972, 1] as const;
-/** A session we lost may keep its lock until the server notices. */
-const LOCK_WAIT_MS = 15_000;
 const LOCK_POLL_MS = 100;
 const CONNECT_TIMEOUT_S = 10;
 /** A query over this is taken for a dead connection. Migrations and repairs have their own. */
@@ -189,7 +187,7 @@ interface OpenSession extends Session {
 }
 
 /** The one session that may write: it holds an advisory lock of the database as long as it lives. */
-export const createWriter = (address: DatabaseAddress, log: StateLog): Writer => {
+export const createWriter = (address: DatabaseAddress, log: StateLog, lockWaitMs: number): Writer => {
   let session: OpenSession | null = null;
   let last: Promise<unknown> = Promise.resolve();
   let closed = false;
@@ -199,7 +197,7 @@ export const createWriter = (address: DatabaseAddress, log: StateLog): Writer =>
     if (closed) throw new ConnectionLostError('the state is closed');
     if (session === null || !session.isAlive()) {
       session = null;
-      session = await openSession(address);
+      session = await openSession(address, lockWaitMs);
       if (stats.sessions++ > 0) log('info', 'connected to PostgreSQL again');
     }
     const mine = session;
@@ -231,7 +229,7 @@ export const createWriter = (address: DatabaseAddress, log: StateLog): Writer =>
   };
 };
 
-const openSession = async (address: DatabaseAddress): Promise<OpenSession> => {
+const openSession = async (address: DatabaseAddress, lockWaitMs: number): Promise<OpenSession> => {
   let alive = true;
   const client = createClient(address, 1, () => {
     alive = false;
@@ -270,7 +268,7 @@ const openSession = async (address: DatabaseAddress): Promise<OpenSession> => {
             await client.end({ timeout: graceS });
           },
         };
-      if (performance.now() - startedAt > LOCK_WAIT_MS)
+      if (performance.now() - startedAt >= lockWaitMs)
         throw new DatabaseInUseError(
           'Another weir is writing to this database. Stop it, or give this one its own database (DATABASE_URL).',
         );

@@ -13,9 +13,9 @@
  */
 
 import { createHash } from 'node:crypto';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { findPostgresBinaries, type PostgresBinaries } from './binaries.ts';
 import { isPostmasterOf, readPostmaster, SUPERVISOR_NAME, settlePreviousServer } from './postmaster.ts';
 
@@ -50,6 +50,7 @@ export interface EmbeddedPostgres {
 
 /** The longest path a Unix socket address holds on every system (104 bytes on macOS, 108 on Linux, with the end mark). */
 const MAX_SOCKET_PATH_BYTES = 103;
+const UNFINISHED_PREFIX = 'postgres.new-';
 const SOCKET_NAME = '.s.PGSQL.5432';
 /** How often a starting server is looked at. */
 const POLL_MS = 10;
@@ -282,9 +283,10 @@ const initialise = async (
   }
   log('info', `creating the embedded PostgreSQL ${binaries.majorVersion} in ${pgData}`);
   // Made under another name and renamed when whole, so that a start cut short leaves nothing half made.
-  const fresh = `${pgData}.new`;
-  rmSync(fresh, { recursive: true, force: true });
-  mkdirSync(fresh, { mode: 0o700 });
+  const dataDir = dirname(pgData);
+  for (const name of readdirSync(dataDir))
+    if (name.startsWith(UNFINISHED_PREFIX)) rmSync(join(dataDir, name), { recursive: true, force: true });
+  const fresh = mkdtempSync(join(dataDir, UNFINISHED_PREFIX));
   const child = Bun.spawn(
     [
       ...supervise('', binaries, prefix),
@@ -292,7 +294,7 @@ const initialise = async (
       ...['-D', fresh, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--data-checksums'],
       ...['--no-instructions', '-c', 'max_connections=20', '-c', 'shared_buffers=64MB'],
     ],
-    { stdin: 'pipe', stdout: 'pipe', stderr: 'pipe', detached: true },
+    { stdin: 'pipe', stdout: 'pipe', stderr: 'pipe', detached: true, env: childEnvironment() },
   );
   const [code, out, err] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
   if (code !== 0) {
@@ -319,9 +321,14 @@ const chooseSocketDir = (pgData: string): { dir: string; temporary: boolean } =>
   const base = Buffer.byteLength(tmpdir()) < 50 ? tmpdir() : '/tmp';
   const tag = createHash('sha256').update(pgData).digest('hex').slice(0, 8);
   const dir = mkdtempSync(join(base, `weir-pg-${tag}-`));
-  chmodSync(dir, 0o700);
   return { dir, temporary: true };
 };
+
+/** Nothing of weir's environment, where secrets stand, but what programs need to be found. */
+const childEnvironment = (): Record<string, string> => ({
+  PATH: process.env.PATH ?? '/usr/local/bin:/usr/bin:/bin',
+  LC_ALL: 'C',
+});
 
 interface Running {
   readonly process: Bun.Subprocess<'pipe', 'ignore', 'pipe'>;
@@ -334,7 +341,7 @@ const launch = async (command: string[], pgData: string, log: StateLog): Promise
     stdout: 'ignore',
     stderr: 'pipe',
     detached: true,
-    env: { ...process.env, LC_ALL: 'C' },
+    env: childEnvironment(),
   });
   const last: string[] = [];
   const read = forwardLines(child.stderr, (line) => {

@@ -11,7 +11,7 @@ import { join } from 'node:path';
 export const SUPERVISOR_NAME = 'weir-postgres';
 
 /** How long a server whose supervisor lives may take to show that it is stopping before we call it in use. */
-const IN_USE_AFTER_MS = 5_000;
+const IN_USE_AFTER_MS = 3_000;
 /** A fast shutdown writes a checkpoint; after this long we ask for an immediate one (recovery is by the WAL). */
 const IMMEDIATE_AFTER_MS = 60_000;
 const GIVE_UP_AFTER_MS = 75_000;
@@ -42,7 +42,8 @@ export const isPostmasterOf = (pid: number, pgData: string): boolean => {
   if (!isAlive(pid)) return false;
   if (process.platform === 'linux') {
     try {
-      return readlinkSync(`/proc/${pid}/cwd`) === realpathSync(pgData) && processState(pid) !== 'Z';
+      if (statFields(pid)[0] === 'Z') return false;
+      return worksIn(pid, pgData);
     } catch {
       return false;
     }
@@ -133,7 +134,16 @@ const statFields = (pid: number): string[] => {
   return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
 };
 
-const processState = (pid: number): string => statFields(pid)[0] ?? '';
+const worksIn = (pid: number, pgData: string): boolean => {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`) === realpathSync(pgData);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== 'EACCES' && code !== 'EPERM') throw error;
+    // Hardened systems hide the working directory even from the owner; the command line names it too.
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').includes(pgData);
+  }
+};
 
 const processField = (pid: number, field: 'args' | 'ppid'): string => {
   const answer = Bun.spawnSync(['ps', '-o', `${field}=`, '-p', String(pid)]);

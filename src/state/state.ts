@@ -31,7 +31,12 @@ export interface OpenStateOptions {
   readonly log?: StateLog;
   /** Ends the waiting for a database that is down at the start. */
   readonly signal?: AbortSignal;
+  /** How long to wait for the writer's lock of a session that is just ending; default 15 s. */
+  readonly lockWaitMs?: number;
 }
+
+/** The contract, with what only the database can do. */
+export type DatabaseState = State & Required<Pick<State, 'countAccountsByHost'>>;
 
 /** Connections for the relay's own batched look-ups, apart from the API's so that a slow page never delays them. */
 const LOOKUP_CONNECTIONS = 2;
@@ -46,6 +51,8 @@ const MAX_PAGE_ROWS = 2_000;
 /** A flush over this is taken for a dead connection and rejected. */
 const FLUSH_DEADLINE_MS = 120_000;
 const SHORT_DEADLINE_MS = 30_000;
+/** A session we lost may keep its lock until the server notices. */
+const LOCK_WAIT_MS = 15_000;
 /** An index on a table of a hundred million rows takes a while. */
 const MIGRATE_DEADLINE_MS = 3_600_000;
 const START_BACKOFF_MS = [250, 500, 1_000, 2_000, 5_000, 10_000, 30_000] as const;
@@ -59,9 +66,9 @@ const HOPELESS_CODES: ReadonlySet<string> = new Set(['28P01', '28000', '3D000'])
  * Connects, waiting as long as it takes for a database that is down; takes the writer's lock; applies migrations.
  * @throws when the database refuses us for good, or another weir holds it, or `signal` aborts
  */
-export const openState = async (options: OpenStateOptions): Promise<State> => {
+export const openState = async (options: OpenStateOptions): Promise<DatabaseState> => {
   const log = options.log ?? (() => {});
-  const writer = createWriter(options.database, log);
+  const writer = createWriter(options.database, log, options.lockWaitMs ?? LOCK_WAIT_MS);
   try {
     await connectAndMigrate(() => writer.run(MIGRATE_DEADLINE_MS, migrate), log, options.signal);
   } catch (error) {

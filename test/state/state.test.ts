@@ -1,11 +1,13 @@
-import { afterAll, beforeAll, describe, expect, test } from 'bun:test';
-import { openState } from '../../src/state/state.ts';
-import type { GapRow, RejectionRow, State } from '../../src/state/types.ts';
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test';
+import { type DatabaseState, openState } from '../../src/state/state.ts';
+import type { GapRow, RejectionRow } from '../../src/state/types.ts';
 import { type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
 import { account, digest, flushOf, newHost, tid } from './samples.ts';
 
+setDefaultTimeout(60_000);
+
 let temporary: TemporaryDatabase;
-let state: State;
+let state: DatabaseState;
 
 beforeAll(async () => {
   temporary = await temporaryDatabase();
@@ -151,7 +153,7 @@ describe('accounts', () => {
         ],
       }),
     );
-    expect((await state.countAccountsByHost!()).get(777)).toBe(2);
+    expect((await state.countAccountsByHost()).get(777)).toBe(2);
   });
 });
 
