@@ -1,6 +1,7 @@
 /** weir's public sync API against what the PDSes say. */
 import type { Account } from './account.ts';
-import type { Network } from './network.ts';
+import { firstFrame } from './consumers.ts';
+import { freePort, type Network } from './network.ts';
 import { must, type Steps } from './steps.ts';
 import type { Weir } from './target.ts';
 import { send, xrpc } from './xrpc.ts';
@@ -203,6 +204,30 @@ export const checkApi = async (
       );
     }
     must(hosts.length === network.pds.length, `${hosts.length} hosts: ${JSON.stringify(hosts)}`);
+    return undefined;
+  });
+  await step(
+    'API: requestCrawl takes a known host, refuses an address, an unknown host and weir itself',
+    async () => {
+      const crawl = async (hostname: string) => {
+        const response = await send(weir.url, `${SYNC}.requestCrawl`, { body: { hostname } });
+        return `${response.status} ${await response.text()}`;
+      };
+      const known = await crawl(network.pds[0].hostname);
+      must(known.startsWith('200'), `a known host: ${known}`);
+      const unused = await freePort();
+      for (const hostname of ['203.0.113.7', `localhost:${unused}`, `localhost:${new URL(weir.url).port}`]) {
+        const answer = await crawl(hostname);
+        must(answer.startsWith('400'), `${hostname}: expected 400, got ${answer}`);
+      }
+      return undefined;
+    },
+  );
+  await step('a cursor from the future gets the error frame FutureCursor and a close with 1008', async () => {
+    const { header, body, closeCode } = await firstFrame(weir.url, 2 ** 50);
+    must(Bun.deepEquals(header, { op: -1 }), `header ${JSON.stringify(header)}`);
+    must((body as { error?: string }).error === 'FutureCursor', `body ${JSON.stringify(body)}`);
+    must(closeCode === 1008, `close code ${closeCode}`);
     return undefined;
   });
 };

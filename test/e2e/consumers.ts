@@ -149,6 +149,33 @@ export const startRawConsumer = (service: string, cursor: number | null): RawCon
   };
 };
 
+/** Subscribes and answers the first frame with the code of the close that follows it. */
+export const firstFrame = (
+  service: string,
+  cursor: number,
+): Promise<{ header: unknown; body: unknown; closeCode: number }> =>
+  new Promise((resolve, reject) => {
+    const socket = new WebSocket(
+      `${service.replace('http', 'ws')}/xrpc/com.atproto.sync.subscribeRepos?cursor=${cursor}`,
+    );
+    socket.binaryType = 'arraybuffer';
+    let frame: { header: unknown; body: unknown } | null = null;
+    const timer = setTimeout(() => {
+      socket.close();
+      reject(new Error(frame === null ? 'no frame came' : `no close came after ${JSON.stringify(frame)}`));
+    }, 5000);
+    socket.onmessage = (message) => {
+      const bytes = new Uint8Array(message.data as ArrayBuffer);
+      const [header, rest] = decodeFirst(bytes, dagCbor.decodeOptions) as [unknown, Uint8Array];
+      frame ??= { header, body: dagCbor.decode(rest) };
+    };
+    socket.onclose = ({ code }) => {
+      clearTimeout(timer);
+      if (frame === null) reject(new Error(`closed with ${code} before any frame`));
+      else resolve({ ...frame, closeCode: code });
+    };
+  });
+
 /** What the Firehose client hands to its handler, one per op of a commit. */
 export type ClientEvent =
   | {
@@ -197,13 +224,16 @@ export const startClient = (service: string, plcUrl: string, pdses: readonly Pds
   let cursor = 0;
   // The plain fetch, since the default one refuses the addresses of this machine.
   const idResolver = new IdResolver({ plcUrl, fetch: globalThis.fetch });
-  // The handles here are in no public DNS: the PDSes themselves answer for them.
+  // The handles here are in no public DNS: the PDSes themselves answer for them, though not while the account is
+  // deactivated, hence the memory.
+  const resolved = new Map<string, string>();
   idResolver.handle.resolve = async (handle: string) => {
     const pds = pdses.find((one) => handle.endsWith(one.handleDomain));
     if (pds === undefined) return undefined;
     const nsid = 'com.atproto.identity.resolveHandle';
     const answer = await xrpc<{ did: string }>(pds.url, nsid, { params: { handle } }).catch(() => null);
-    return answer?.did;
+    if (answer !== null) resolved.set(handle, answer.did);
+    return resolved.get(handle);
   };
   const firehose = new Firehose({
     idResolver,
