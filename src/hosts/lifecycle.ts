@@ -19,7 +19,7 @@ export const MAX_BACKOFF_MS = 30 * 60_000;
 export const MAX_RETRY_AFTER_MS = 60 * 60_000;
 /** requestCrawl reconnects at once, but anyone may call it: not more often than this per host. */
 export const CRAWL_RETRY_MS = 10_000;
-/** A connection that lasted this long (longer than it takes to notice a silent one) forgives earlier failures. */
+/** A connection that lasted this long forgives earlier failures. Longer than it takes to notice a silent one, at a ping every 30 s. */
 export const STABLE_MS = 120_000;
 /** So does one that brought this many events that were taken. */
 export const STABLE_EVENTS = 100;
@@ -80,6 +80,7 @@ export type LifeInput =
       readonly events: number;
       /** The cursor moved during this connection. */
       readonly progressed: boolean;
+      /** It was opened with a cursor (so not in a trial). */
       readonly hasCursor: boolean;
     }
   | { readonly kind: 'ban' }
@@ -198,7 +199,7 @@ const tick = (life: Life, hasCursor: boolean, nowMs: number): Step => {
 
 /** Whether this close speaks against the cursor: soon after opening, nothing gained, and not for a known other cause. */
 const blamesCursor = (life: Life, input: LifeInput & { kind: 'closed' }, nowMs: number): boolean => {
-  if (!input.hasCursor || life.trial || input.progressed || input.events > 0) return false;
+  if (!input.hasCursor || input.progressed || input.events > 0) return false;
   const { outcome } = input;
   if (outcome.kind === 'http_status') return outcome.status === 400;
   if (life.openedAtMs === null || nowMs - life.openedAtMs >= CURSOR_SUSPECT_MS) return false;
@@ -210,9 +211,7 @@ const closed = (life: Life, input: LifeInput & { kind: 'closed' }, nowMs: number
     return { life, effects: NONE };
   const { outcome } = input;
   const lastedMs = life.openedAtMs === null ? 0 : nowMs - life.openedAtMs;
-  const stable =
-    life.openedAtMs !== null &&
-    (input.events >= STABLE_EVENTS || (lastedMs >= STABLE_MS && outcome.kind !== 'silent'));
+  const stable = life.openedAtMs !== null && (input.events >= STABLE_EVENTS || lastedMs >= STABLE_MS);
 
   const effects: LifeEffect[] = [];
   const after: { -readonly [K in keyof Life]: Life[K] } = { ...life, nextAttemptAtMs: null, trial: false };
@@ -236,8 +235,7 @@ const closed = (life: Life, input: LifeInput & { kind: 'closed' }, nowMs: number
     after.cursorFailures = life.cursorFailures + 1;
   } else if (stable || input.progressed || input.events > 0) after.cursorFailures = 0;
 
-  const futureCursor =
-    outcome.kind === 'error_frame' && outcome.error === 'FutureCursor' && input.hasCursor && !life.trial;
+  const futureCursor = outcome.kind === 'error_frame' && outcome.error === 'FutureCursor' && input.hasCursor;
   if (futureCursor) {
     effects.push({ kind: 'reset_cursor', cause: 'future_cursor' });
     after.cursorFailures = 0;

@@ -58,6 +58,9 @@ const createWheel = (periodMs: number, nowMs: () => number) => {
     for (const member of slots[at]!) member.beat(now);
   };
   return {
+    get size() {
+      return size;
+    },
     /** The newcomer joins the slot just visited: its first beat comes a whole period later. */
     add(member: Pinged): () => void {
       const slot = slots[at]!;
@@ -88,6 +91,13 @@ const wheelOf = (periodMs: number, nowMs: () => number): Wheel => {
     wheels.set(periodMs, wheel);
   }
   return wheel;
+};
+
+/** Connections of this thread that are being watched: all that have not ended. */
+export const watchedConnections = (): number => {
+  let sum = 0;
+  for (const wheel of wheels.values()) sum += wheel.size;
+  return sum;
 };
 
 /**

@@ -354,6 +354,12 @@ describe('the cursor', () => {
     expect(nowMs - START).toBeGreaterThan(MIN_CURSOR_SUSPECT_MS);
   });
 
+  test('is not put aside before it has failed for a while, however often', () => {
+    const { effects, nowMs } = rounds(100, { outcome: FAILS, openForMs: 5, random: 0, hasCursor: true });
+    expect(nowMs - START).toBeLessThan(MIN_CURSOR_SUSPECT_MS);
+    expect(effects).not.toContain('connect_trial');
+  });
+
   test('is given up when the connection without it sends an event', () => {
     let life: Life = {
       ...fresh(),

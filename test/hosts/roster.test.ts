@@ -1,7 +1,12 @@
 import { describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
-import { MAX_BACKOFF_MS, MAX_RETRY_AFTER_MS, STABLE_MS } from '../../src/hosts/lifecycle.ts';
-import { connectedUntil, MAX_OPENING, normalizeDomain } from '../../src/hosts/roster.ts';
+import {
+  MAX_BACKOFF_MS,
+  MAX_CURSOR_AGE_MS,
+  MAX_RETRY_AFTER_MS,
+  STABLE_MS,
+} from '../../src/hosts/lifecycle.ts';
+import { connectedUntil, MAX_HOSTS, MAX_OPENING, normalizeDomain } from '../../src/hosts/roster.ts';
 import type { CloseOutcome } from '../../src/hosts/types.ts';
 import { fakeClock, rosterWith, row, seeded } from './fakes.ts';
 
@@ -39,26 +44,48 @@ describe('the start', () => {
     expect(time.timers).toBeLessThanOrEqual(1);
   });
 
-  test('goes through thousands of hosts that end within the call itself', () => {
+  test('goes through thousands of hosts that end within the call itself, one after the other', () => {
     const rows = Array.from({ length: 3_000 }, (_, n) => row(n + 1));
-    const box: { closed: (hostId: number) => void } = { closed: () => {} };
+    const held: number[] = [];
     let attempts = 0;
+    let depth = 0;
+    let deepest = 0;
     const { roster, time } = rosterWith({
       rows,
       ingest: {
         connect({ hostId }) {
           attempts++;
-          box.closed(hostId);
+          depth++;
+          deepest = Math.max(deepest, depth);
+          // The first ones hold all slots until everybody is waiting.
+          if (held.length < MAX_OPENING) held.push(hostId);
+          else roster.closed(hostId, { kind: 'unreachable', detail: 'no network' });
+          depth--;
         },
         disconnect() {},
         setLimits() {},
       },
     });
-    box.closed = (hostId) => roster.closed(hostId, { kind: 'unreachable', detail: 'no network' });
     roster.start();
     time.advance(20_000);
-    expect(attempts).toBeGreaterThanOrEqual(3_000);
-    expect(roster.list().every((view) => view.nextAttemptAtMs !== null)).toBe(true);
+    expect(roster.counters.waitingForSlot).toBe(3_000 - MAX_OPENING);
+    roster.closed(held[0]!, { kind: 'unreachable', detail: 'no network' });
+    expect(attempts).toBe(3_000);
+    expect(deepest).toBe(1);
+    expect(roster.counters).toMatchObject({ waitingForSlot: 0, opening: MAX_OPENING - 1 });
+  });
+
+  test('forgets a host that is banned while it waits for its turn', async () => {
+    const rows = Array.from({ length: 100 }, (_, n) => row(n + 1));
+    const { roster, time, ingest, close } = rosterWith({ rows });
+    roster.start();
+    time.advance(10_000);
+    const waiting = rows.map(({ hostId }) => hostId).filter((hostId) => !ingest.live.has(hostId));
+    expect(roster.counters.waitingForSlot).toBe(waiting.length);
+    await roster.ban(row(waiting[0]!).hostname);
+    expect(roster.counters.waitingForSlot).toBe(waiting.length - 1);
+    for (const hostId of [...ingest.live.keys()]) close(hostId, DROPPED);
+    expect(ingest.connects.some(({ hostId }) => hostId === waiting[0])).toBe(false);
   });
 
   test('takes large hosts first and lets failing ones wait a little', () => {
@@ -349,6 +376,27 @@ describe('the cursor of a host', () => {
     expect(ingest.live.get(1)!.cursor).toBe(900);
   });
 
+  test('is given up when the host was away for longer than it may be old, but not for a long connection', () => {
+    const { roster, time, ingest, close } = open({ cursor: 900 });
+    const next = () => {
+      while (!ingest.live.has(1)) time.advance(60_000);
+      return ingest.live.get(1)!.cursor;
+    };
+    roster.opened(1, '');
+    time.advance(MAX_CURSOR_AGE_MS * 2);
+    close(1, DROPPED);
+    expect(next()).toBe(900);
+    const downAtMs = time.clock.nowMs();
+    while (time.clock.nowMs() - downAtMs < MAX_CURSOR_AGE_MS - 2 * MAX_BACKOFF_MS) {
+      expect(next()).toBe(900);
+      close(1, { kind: 'unreachable', detail: '' });
+      time.advance(60_000);
+    }
+    for (let n = 0; n < 50 && next() !== null; n++) close(1, { kind: 'unreachable', detail: '' });
+    expect(next()).toBeNull();
+    expect(roster.takeDirty().gaps).toMatchObject([{ fromSeq: 901 }]);
+  });
+
   test('that is outdated for the host makes a gap to be read', () => {
     const { roster } = open({ cursor: 900 });
     roster.opened(1, '');
@@ -432,6 +480,8 @@ describe('limits', () => {
     const { roster } = rosterWith();
     await roster.addHosts([{ hostname: 'big.pds.net', accountCount: 40_000 }], 'upstream');
     expect(roster.get('big.pds.net')).toMatchObject({ accountLimit: 80_000, limits: { perHour: 42_500 } });
+    await roster.addHosts([{ hostname: 'unknown.pds.net' }], 'upstream');
+    expect(roster.get('unknown.pds.net')).toMatchObject({ accountLimit: 10_000, limits: { perHour: 3_500 } });
   });
 
   test('are raised for a host that came by itself when the operator names it', async () => {
@@ -509,6 +559,22 @@ describe('adding hosts', () => {
     });
   });
 
+  test('ends at the largest number of hosts, which requestCrawl says too', async () => {
+    const { roster, storage } = rosterWith({ rows: Array.from({ length: MAX_HOSTS }, (_, n) => row(n + 1)) });
+    expect(
+      await roster.addHosts([{ hostname: 'more.net' }, { hostname: 'host7.pds.net' }], 'upstream'),
+    ).toEqual({
+      added: 0,
+      known: 1,
+      refused: 1,
+    });
+    expect(await roster.requestCrawl('more.net', { source: 'admin' })).toMatchObject({
+      error: 'RateLimitExceeded',
+    });
+    expect(storage.rows.length).toBe(0);
+    expect(roster.counters.hostsRefused).toBe(2);
+  });
+
   test('in development takes localhost ports as plain ws', async () => {
     const { roster } = rosterWith({
       config: {
@@ -547,7 +613,10 @@ describe('the end', () => {
     time.advance(1_000);
     roster.opened(1, '');
     ingest.live.clear();
+    roster.paused(1, 'rate_limit');
+    expect(roster.getById(1)!.pausedFor).toBe('rate_limit');
     roster.lost([1, 2, 99], 'the ingest thread ended');
+    expect(roster.getById(1)!.pausedFor).toBeNull();
     expect(roster.getById(1)!.lastClose).toContain('ingest thread');
     time.advance(60_000);
     expect(ingest.live.size).toBe(2);

@@ -1,7 +1,12 @@
 import { afterAll, describe, expect, test } from 'bun:test';
 import net from 'node:net';
 import type { Server, ServerWebSocket } from 'bun';
-import { createSubscribe, parseRetryAfter, subscribe } from '../../src/hosts/subscription.ts';
+import {
+  createSubscribe,
+  parseRetryAfter,
+  subscribe,
+  watchedConnections,
+} from '../../src/hosts/subscription.ts';
 import type { CloseOutcome, SubscribeOptions, Subscription } from '../../src/hosts/types.ts';
 import { createGuardedLookup } from '../../src/network/lookup.ts';
 
@@ -318,13 +323,15 @@ describe('pausing', () => {
   });
 
   test('before the connection is open holds from the start', async () => {
-    const { port } = serve((socket) => sendMany(socket, 50));
+    const { port } = serve((socket) => sendMany(socket, 200, 50_000));
     const { subscription, opened, received, frames } = follow(port);
     subscription.pause();
     await opened;
+    await Bun.sleep(150);
+    expect(frames.length).toBeLessThan(40);
     subscription.resume();
-    await received(50);
-    expect(numbers(frames)).toEqual(Array.from({ length: 50 }, (_, n) => n));
+    await received(200);
+    expect(numbers(frames)).toEqual(Array.from({ length: 200 }, (_, n) => n));
     subscription.end({ kind: 'stopped' });
   });
 
@@ -344,6 +351,19 @@ describe('pausing', () => {
     await gone.promise;
     expect(log.filter((word) => word === 'closed')).toEqual(['closed']);
   });
+});
+
+test('nothing is watched any more once all connections have ended', async () => {
+  const before = watchedConnections();
+  const { port } = serve(() => {});
+  const made = Array.from({ length: 20 }, () => follow(port));
+  await Promise.all(made.map(({ opened }) => opened));
+  expect(watchedConnections()).toBe(before + 20);
+  for (const { subscription } of made) subscription.end({ kind: 'stopped' });
+  expect(watchedConnections()).toBe(before);
+  await follow(respond(404)).closed;
+  expect(watchedConnections()).toBe(before);
+  expect(before).toBe(0);
 });
 
 describe('Retry-After', () => {
