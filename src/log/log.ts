@@ -69,7 +69,7 @@ export const DEFAULT_RESERVE_BYTES = 512 * 1024 * 1024;
 export const MAX_PENDING_BYTES = 64 * 1024 * 1024;
 /** Nobody who minds MAX_PENDING_BYTES gets near this: an append over it is a fault of ours. */
 const HARD_PENDING_BYTES = 4 * MAX_PENDING_BYTES;
-/** Unit of memory of pending records and tail: one is alive as long as a reader holds a frame of it. */
+/** Unit of memory of pending records and tail. Chunks are used again once the tail has dropped all of their parts. */
 const CHUNK_BYTES = 256 * 1024;
 /** A group is closed at this size: bounds one write, and how far a segment outgrows its size. */
 const MAX_GROUP_BYTES = 4 * 1024 * 1024;
@@ -78,13 +78,19 @@ const EARLY_COMMIT_BYTES = 1024 * 1024;
 /** The disk's free space is asked for after this many written bytes. */
 const SPACE_CHECK_BYTES = 64 * 1024 * 1024;
 
+/** Once a minute at the default pause. */
+const WARN_EVERY_TRIES = 60;
+
 interface Chunk {
   readonly bytes: Uint8Array;
   readonly view: DataView;
   used: number;
+  /** Parts in it that are pending or in the tail. */
+  parts: number;
 }
 
 interface MutablePart extends TailPart {
+  readonly chunk: Chunk;
   lastSeq: number;
   to: number;
 }
@@ -101,6 +107,9 @@ interface Group {
   nextTimeUs: number;
 }
 
+/** The one way for appended events not to be written: the disk is full, and we are told to close. */
+class NoRoomAtClose extends Error {}
+
 interface Waiter {
   readonly seq: number;
   readonly resolve: () => void;
@@ -112,7 +121,7 @@ type MutableStats = { -readonly [name in keyof LogStats]: LogStats[name] };
 const newChunk = (size: number): Chunk => {
   const buffer = Buffer.allocUnsafeSlow(size);
   const bytes = new Uint8Array(buffer.buffer, buffer.byteOffset, size);
-  return { bytes, view: new DataView(bytes.buffer, bytes.byteOffset, size), used: 0 };
+  return { bytes, view: new DataView(bytes.buffer, bytes.byteOffset, size), used: 0, parts: 0 };
 };
 
 /**
@@ -122,6 +131,7 @@ const newChunk = (size: number): Chunk => {
 export const openLog = async (options: LogOptions): Promise<Log> => {
   const files = options.files ?? diskFiles;
   files.makeDirectory(options.dir);
+  await files.syncDirectory(path.dirname(path.resolve(options.dir)));
   const unlock = files.lock(options.dir);
   try {
     return await openLocked(options, files, unlock);
@@ -223,6 +233,8 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
     warn(`log: ${why}`);
   };
 
+  let roomlessTries = 0;
+
   /** After a write that the disk had no room for: gives up the oldest segment or, when none is left, waits. */
   const makeRoom = async (): Promise<void> => {
     setPressure(true, 'the disk is full: the replay window is being shortened');
@@ -234,10 +246,11 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
       return;
     }
     if (closing)
-      throw new Error(`the disk is full: ${stats.pendingBytes} bytes of events could not be written`);
-    warn(
-      `log: disk full and nothing left to remove; ${stats.pendingBytes} bytes of events wait, trying again`,
-    );
+      throw new NoRoomAtClose(`the disk is full: ${stats.pendingBytes} bytes of events could not be written`);
+    if (roomlessTries++ % WARN_EVERY_TRIES === 0)
+      warn(
+        `log: disk full and nothing left to remove; ${stats.pendingBytes} bytes of events wait, trying again`,
+      );
     await sleep(retryMs);
   };
 
@@ -246,6 +259,7 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
     for (;;) {
       try {
         await operation();
+        roomlessTries = 0;
         return;
       } catch (error) {
         if (!isDiskFull(error)) throw error;
@@ -387,7 +401,18 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
   const seed =
     recovered.segments[0]?.header.seed ?? options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
   const recordSeed = BigInt(seed);
-  const tail = createTail(options.tailBytes ?? DEFAULT_TAIL_BYTES);
+  const tailBytes = options.tailBytes ?? DEFAULT_TAIL_BYTES;
+  /** Chunks to be written anew: at most as many as the tail holds when it is full. */
+  const freeChunks: Chunk[] = [];
+  const maxFreeChunks = Math.ceil(tailBytes / CHUNK_BYTES);
+  let chunk: Chunk = newChunk(CHUNK_BYTES);
+  const tail = createTail(tailBytes, (part) => {
+    const used = (part as MutablePart).chunk;
+    if (--used.parts > 0 || used === chunk || used.bytes.length !== CHUNK_BYTES) return;
+    if (freeChunks.length >= maxFreeChunks) return;
+    used.used = 0;
+    freeChunks.push(used);
+  });
   const segments: Segment[] = recovered.segments.map((segment) => ({
     path: segment.path,
     firstSeq: segment.header.firstSeq,
@@ -446,7 +471,6 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
   // ── append ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
   let appendedSeq = view.lastSeq;
-  let chunk: Chunk = newChunk(CHUNK_BYTES);
   /** Groups that wait, oldest first; only the last one still grows. */
   const groups: Group[] = [];
   /** The group that grows; null: the next append starts one. */
@@ -470,7 +494,9 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
       groups.push(open);
       flags = FLAG_GROUP_START;
     }
-    if (chunk.used + size > chunk.bytes.length) chunk = newChunk(Math.max(CHUNK_BYTES, size));
+    if (chunk.used + size > chunk.bytes.length && chunk.parts === 0) chunk.used = 0;
+    if (chunk.used + size > chunk.bytes.length)
+      chunk = size > CHUNK_BYTES ? newChunk(size) : (freeChunks.pop() ?? newChunk(CHUNK_BYTES));
     const at = chunk.used;
     const timeUs = Math.max(Math.floor(nowUs), nextTimeUs);
     writeRecord(chunk.bytes, chunk.view, at, size, entry, seq, timeUs, flags, recordSeed);
@@ -478,7 +504,9 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
 
     const part = open.parts[open.parts.length - 1];
     if (part === undefined || part.bytes !== chunk.bytes) {
+      chunk.parts++;
       open.parts.push({
+        chunk,
         firstSeq: seq,
         lastSeq: seq,
         bytes: chunk.bytes,
@@ -556,8 +584,9 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
         dozing = false;
       }
       lastCommitAt = performance.now();
-      if (hostLines.length > 0) await flushHostNames();
       if (rotationDue()) await rotate();
+      // Until none came meanwhile: no event becomes durable before the name of its host.
+      while (hostLines.length > 0) await flushHostNames();
       const group = groups.shift();
       if (group === undefined) continue;
       if (group === open) open = null;
@@ -580,11 +609,11 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
         failed = error as Error;
         for (const waiter of waiters) waiter.reject(failed);
         waiters = [];
-        if (!(closing && isRoomError(failed))) fatal(failed);
+        // At close, the caller of close hears it.
+        if (!(failed instanceof NoRoomAtClose)) fatal(failed);
       },
     );
   };
-  const isRoomError = (error: Error): boolean => error.message.startsWith('the disk is full');
 
   const retainEveryMs = options.retainEveryMs ?? 30_000;
   const timer = retainEveryMs > 0 ? setInterval(() => retain(clock()), retainEveryMs) : null;

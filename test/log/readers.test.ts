@@ -178,6 +178,27 @@ describe('cursors', () => {
     await log.close();
   });
 
+  test('give out frames that stay as they are, however much is appended and forgotten after', async () => {
+    for (const tailBytes of [1, 600_000, 3_000_000, 30_000_000]) {
+      const log = await open(createMemoryFiles(), { tailBytes });
+      const cursors = [log.openCursor(0), log.openCursor(0)];
+      const held: LogRecord[] = [];
+      for (let i = 1; i <= 1500; i++) {
+        log.append(makeEntry(i, 2000 + (i % 5) * 1000), START_US);
+        if (i % 50 !== 0) continue;
+        await log.whenDurable(i);
+        held.push(...readAll(cursors[0]!));
+        // One that lags by more than what is shared.
+        if (i % 500 === 0) held.push(...(cursors[1]!.next(100_000) as LogRecord[]));
+      }
+      for (const record of held)
+        expect(record.frame[record.frame.length - 1]).toBe(record.upstreamSeq & 0xff);
+      expect(held.length).toBeGreaterThan(1500);
+      expect(new Set(seqsOf(held)).size).toBe(1500);
+      await log.close();
+    }
+  });
+
   test('that fell out of the window are told so, also in the middle of a block', async () => {
     const files = createMemoryFiles();
     let nowUs = START_US;

@@ -306,6 +306,22 @@ describe('group commit', () => {
     expect(new TextDecoder().decode(files.contents('log/hosts.txt'))).toEndWith('\n10 ten.example\n');
   });
 
+  test('never makes an event durable before the name of its host, also when both come during a sync', async () => {
+    const files = createMemoryFiles();
+    const log = await open(files);
+    log.onDurable((seq) => {
+      const named = new TextDecoder().decode(files.contents('log/hosts.txt'));
+      for (const record of readAll(log.openCursor(seq - 1))) expect(named).toContain(`${record.hostId} host`);
+    });
+    for (let i = 1; i <= 100; i++) {
+      log.nameHost(i, `host${i}.example`);
+      log.append(makeEntry(i, 10, { hostId: i }), START_US);
+      for (let tick = 0; tick < i % 9; tick++) await Promise.resolve();
+    }
+    await log.whenDurable(100);
+    await log.close();
+  });
+
   test('refuses what is no frame with a seq, and appends after close', async () => {
     const files = createMemoryFiles();
     const log = await open(files);
