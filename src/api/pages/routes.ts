@@ -75,6 +75,9 @@ const accountJson = (data: AccountPage) => ({
   rejections: data.rejections,
 });
 
+/** Text as one part of a URL. Half a character, which a cut may leave, is replaced. */
+const urlPart = (text: string): string => encodeURIComponent(text.toWellFormed());
+
 const PAUSES = {
   rate_limit: 'its rate limit',
   bytes_in_flight: 'too many bytes in flight',
@@ -90,7 +93,7 @@ ${rejections.map(
   (
     row,
   ) => html`<tr><td title="${when(row.atMs)}">${ago(row.atMs, nowMs)}</td><td><code>${row.reason}</code></td>
-<td>${row.detail}</td><td>${row.did === '' ? '' : html`<a href="/accounts/${encodeURIComponent(row.did)}"><code>${row.did}</code></a>`}</td>
+<td>${row.detail}</td><td>${row.did === '' ? '' : html`<a href="/accounts/${urlPart(row.did)}"><code>${row.did}</code></a>`}</td>
 <td class="number">${row.upstreamSeq}</td><td><code>${row.rev}</code></td></tr>`,
 )}</table></div>`;
 
@@ -128,18 +131,16 @@ const hostsPage = (
   const counts = new Map<string, number>();
   for (const view of views) counts.set(statusOf(view), (counts.get(statusOf(view)) ?? 0) + 1);
   const header = (label: string, key: Sort, css = '') =>
-    html`<th class="${css}">${sort === key ? label : html`<a href="?sort=${key}&amp;status=${encodeURIComponent(status)}">${label}</a>`}</th>`;
+    html`<th class="${css}">${sort === key ? label : html`<a href="?sort=${key}&amp;status=${urlPart(status)}">${label}</a>`}</th>`;
   return html`
 <p><a href="?sort=${sort}">all ${number(views.length)}</a>
-${[...counts].map(([word, count]) => html` · <a href="?sort=${sort}&amp;status=${encodeURIComponent(word)}">${word} ${number(count)}</a>`)}
+${[...counts].map(([word, count]) => html` · <a href="?sort=${sort}&amp;status=${urlPart(word)}">${word} ${number(count)}</a>`)}
 ${sort === 'problems' ? '' : html` · <a href="?sort=problems">problems first</a>`}</p>
 <div class="scroll"><table>
 <tr>${header('host', 'hostname')}${header('status', 'status')}<th>connection</th>${header('accounts', 'accounts', 'number')}
 ${header('events', 'events', 'number')}${header('rejected', 'rejections', 'number')}<th>last event</th></tr>
 ${shown.map(
-  (
-    view,
-  ) => html`<tr><td><a href="/hosts/${encodeURIComponent(view.row.hostname)}">${view.row.hostname}</a></td>
+  (view) => html`<tr><td><a href="/hosts/${urlPart(view.row.hostname)}">${view.row.hostname}</a></td>
 <td class="${statusOf(view) === 'active' ? '' : 'bad'}">${statusOf(view)}</td>
 <td>${
     view.connected
@@ -198,7 +199,7 @@ const accountPage = (data: AccountPage, nowMs: number): Html => {
 <tr><th>status</th><td class="${data.active ? '' : 'bad'}">${data.active ? 'active' : (data.status ?? 'inactive')}</td></tr>
 <tr><th>by this relay</th><td>${row.ownStatus ?? 'no decision'}</td></tr>
 <tr><th>by its host</th><td>${row.upstreamStatus ?? 'active'}</td></tr>
-<tr><th>host</th><td>${data.host === null ? 'unknown' : html`<a href="/hosts/${encodeURIComponent(data.host.row.hostname)}">${data.host.row.hostname}</a>`}</td></tr>
+<tr><th>host</th><td>${data.host === null ? 'unknown' : html`<a href="/hosts/${urlPart(data.host.row.hostname)}">${data.host.row.hostname}</a>`}</td></tr>
 <tr><th>handle</th><td>${row.handle ?? 'none known'}</td></tr>
 <tr><th>rev</th><td><code>${row.rev ?? 'no commit seen yet'}</code></td></tr>
 <tr><th>head</th><td><code>${row.commit === null ? '–' : cidText(row.commit)}</code></td></tr>

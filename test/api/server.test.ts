@@ -1,0 +1,93 @@
+import { afterAll, describe, expect, test } from 'bun:test';
+import { createApi } from '../../src/api/api.ts';
+import { MAX_REQUEST_BODY_BYTES, startServer } from '../../src/api/server.ts';
+import { createFirehoseEdge } from '../../src/firehose/edge/edge.ts';
+import { createFakeLog } from '../firehose/edge/fake-log.ts';
+import { connect, PATH, until } from '../firehose/edge/harness.ts';
+import { aHost, json } from './fixtures.ts';
+
+const log = createFakeLog();
+log.write(5);
+const edge = createFirehoseEdge({ log });
+const hosts = [aHost(1)];
+const crawled: string[] = [];
+const app = createApi({
+  roster: {
+    list: () => hosts,
+    get: () => null,
+    getById: () => null,
+    requestCrawl: async (hostname) => {
+      crawled.push(hostname);
+      return { ok: true, hostId: 1, known: true };
+    },
+    ban: async () => true,
+    unban: async () => true,
+  },
+  state: { listRepos: async () => ({ repos: [], cursor: null }) },
+  accounts: { lookup: async () => null, effective: () => ({ active: true }) },
+  pages: {
+    summary: async () => {
+      throw new Error('the database is away');
+    },
+    hosts: () => hosts,
+    host: async () => null,
+    account: async () => null,
+  },
+  consumers: () => edge.consumers(),
+  health: () => [],
+  adminPasswords: ['secret'],
+  onError: () => {},
+});
+const server = startServer({ host: '127.0.0.1', port: 0, app, edges: { [PATH]: edge } });
+afterAll(() => server.close());
+
+describe('the whole server', () => {
+  test('answers the API and upgrades the firehose on one port', async () => {
+    const client = connect(server.url, { cursor: 0 });
+    await until(() => client.seqs.length === 5, 'five events');
+    const answer = await fetch(`${server.url}/xrpc/com.atproto.sync.listHosts`);
+    expect(answer.headers.get('server')).toContain('(atproto-relay)');
+    expect((await json(answer)).hosts).toHaveLength(1);
+    const consumers = await fetch(`${server.url}/admin/consumers/list`, {
+      headers: { authorization: 'Bearer secret' },
+    });
+    expect(await json(consumers)).toMatchObject([{ events_consumed: 5, remote_addr: '127.0.0.1' }]);
+    client.socket.close();
+  });
+
+  test('answers a preflight on the firehose path', async () => {
+    const answer = await fetch(`${server.url}${PATH}`, {
+      method: 'OPTIONS',
+      headers: { origin: 'https://elsewhere.example', 'access-control-request-method': 'GET' },
+    });
+    expect(answer.status).toBe(204);
+    expect(answer.headers.get('access-control-allow-origin')).toBe('*');
+  });
+
+  test('refuses a body that is far too large', async () => {
+    const answer = await fetch(`${server.url}/xrpc/com.atproto.sync.requestCrawl`, {
+      method: 'POST',
+      body: JSON.stringify({ hostname: 'pds.example.com', padding: 'x'.repeat(MAX_REQUEST_BODY_BYTES) }),
+    });
+    expect(answer.status).toBe(413);
+    expect(crawled).toEqual([]);
+  });
+
+  test('takes a crawl request', async () => {
+    const answer = await fetch(`${server.url}/xrpc/com.atproto.sync.requestCrawl`, {
+      method: 'POST',
+      body: JSON.stringify({ hostname: 'pds.example.com' }),
+    });
+    expect(answer.status).toBe(200);
+    expect(crawled).toEqual(['pds.example.com']);
+  });
+
+  test('turns a failure of ours into a 500 that tells nothing of the inside', async () => {
+    const answer = await fetch(`${server.url}/`);
+    expect(answer.status).toBe(500);
+    expect(answer.headers.get('server')).toContain('(atproto-relay)');
+    const text = await answer.text();
+    expect(JSON.parse(text).error).toBe('InternalServerError');
+    expect(text).not.toContain('database');
+  });
+});
