@@ -175,3 +175,34 @@ export const createLimiter = (initial: HostLimits, nowMs: number): Limiter => {
     },
   };
 };
+
+/** More hosts than the roster ever holds: reached only by a mistake of ours. */
+const MAX_LIMITERS = 50_000;
+
+export interface Limiters {
+  /** The host's limiter with these limits: the same as last time, so that reconnecting fills no bucket. */
+  of(hostId: number, limits: HostLimits, nowMs: number): Limiter;
+}
+
+/** The limiters of many hosts, which outlive their connections. Over the bound the one made first is forgotten. */
+export const createLimiters = (): Limiters => {
+  const limiters = new Map<number, Limiter>();
+  return {
+    of(hostId, limits, nowMs) {
+      const known = limiters.get(hostId);
+      if (known !== undefined) {
+        known.set(limits);
+        return known;
+      }
+      if (limiters.size >= MAX_LIMITERS) {
+        for (const oldest of limiters.keys()) {
+          limiters.delete(oldest);
+          break;
+        }
+      }
+      const limiter = createLimiter(limits, nowMs);
+      limiters.set(hostId, limiter);
+      return limiter;
+    },
+  };
+};

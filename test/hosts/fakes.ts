@@ -57,12 +57,16 @@ export const seeded = (seed: number) => {
 
 type Connect = Parameters<IngestControl['connect']>[0];
 
-/** Records commands; complains about a second connection for a host. */
+/**
+ * Records commands; complains about a second connection for a host. `hooks.disconnected` may report the end within
+ * the call, as an ingest side in the same thread does.
+ */
 export const fakeIngest = () => {
   const live = new Map<number, Connect>();
   const connects: Connect[] = [];
   const disconnects: number[] = [];
   const limits = new Map<number, unknown>();
+  const hooks: { disconnected: ((hostId: number) => void) | null } = { disconnected: null };
   const control: IngestControl = {
     connect(command) {
       if (live.has(command.hostId)) throw new Error(`second connection for host ${command.hostId}`);
@@ -72,12 +76,13 @@ export const fakeIngest = () => {
     disconnect(hostId) {
       if (!live.has(hostId)) throw new Error(`no connection to end for host ${hostId}`);
       disconnects.push(hostId);
+      hooks.disconnected?.(hostId);
     },
     setLimits(hostId, next) {
       limits.set(hostId, next);
     },
   };
-  return { control, live, connects, disconnects, limits };
+  return { control, live, connects, disconnects, limits, hooks };
 };
 
 export const fakeState = (firstId = 1) => {

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import {
   accountLimitFor,
   createLimiter,
+  createLimiters,
   isTrusted,
   limitsFor,
   TRUSTED_LIMITS,
@@ -139,5 +140,24 @@ describe('a rate limiter', () => {
     while (limiter.take(0) === 0) taken++;
     expect(taken).toBe(50);
     expect(limiter.limits.perSecond).toBe(100);
+  });
+});
+
+describe('the limiters of many hosts', () => {
+  test('outlive connections: coming again fills no bucket', () => {
+    const limiters = createLimiters();
+    const limits = { perSecond: 5, perHour: 5, perDay: 100 };
+    for (let n = 0; n < 5; n++) expect(limiters.of(1, limits, 0).take(0)).toBe(0);
+    expect(limiters.of(1, limits, 0).take(0)).toBeGreaterThan(0);
+    expect(limiters.of(2, limits, 0).take(0)).toBe(0);
+    expect(limiters.of(1, { ...limits, perHour: 50 }, 0).limits.perHour).toBe(50);
+  });
+
+  test('are bounded', () => {
+    const limiters = createLimiters();
+    const limits = { perSecond: 1, perHour: 1, perDay: 1 };
+    limiters.of(0, limits, 0).take(0);
+    for (let hostId = 1; hostId <= 50_000; hostId++) limiters.of(hostId, limits, 0);
+    expect(limiters.of(0, limits, 0).take(0)).toBe(0);
   });
 });

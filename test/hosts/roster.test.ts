@@ -139,9 +139,10 @@ describe('any weather', () => {
       ),
     });
     fc.assert(
-      fc.property(fc.array(deed, { maxLength: 150 }), fc.nat(), (deeds, seed) => {
+      fc.property(fc.array(deed, { maxLength: 150 }), fc.nat(), fc.boolean(), (deeds, seed, sameThread) => {
         const rows = Array.from({ length: 8 }, (_, n) => row(n + 1, { cursor: n * 10 }));
         const { roster, time, ingest, close } = rosterWith({ rows, seed });
+        if (sameThread) ingest.hooks.disconnected = (hostId) => close(hostId, { kind: 'stopped' });
         roster.start();
         for (const { what, hostId, ms, outcome } of deeds) {
           const { hostname } = row(hostId);
@@ -179,7 +180,8 @@ describe('any weather', () => {
               break;
           }
           // The ingest side reports what it was told to end.
-          for (const ended of ingest.disconnects.splice(0)) close(ended, { kind: 'stopped' });
+          for (const ended of ingest.disconnects.splice(0))
+            if (!sameThread) close(ended, { kind: 'stopped' });
           for (const view of roster.list()) {
             const banned = view.row.banned || roster.domainBans.length > 0;
             expect(view.row.status === 'banned').toBe(banned);
@@ -605,6 +607,15 @@ describe('the end', () => {
     await done;
     time.advance(24 * 3_600_000);
     expect(ingest.connects.length).toBe(2);
+  });
+
+  test('resolves also when connections end within the call', async () => {
+    const { roster, time, ingest, close } = rosterWith({ rows: [row(1), row(2)] });
+    ingest.hooks.disconnected = (hostId) => close(hostId, { kind: 'stopped' });
+    roster.start();
+    time.advance(1_000);
+    await roster.stop();
+    expect(ingest.live.size).toBe(0);
   });
 
   test('of an ingest thread counts as the end of its connections', () => {
