@@ -4,6 +4,7 @@
  * except for pages that were asked for as HTML.
  */
 import { Hono } from 'hono';
+import { bodyLimit } from 'hono/body-limit';
 import { cors } from 'hono/cors';
 import { addAdminRoutes } from './admin.ts';
 import { adminAuth } from './admin-auth.ts';
@@ -44,6 +45,11 @@ export const FAILED_LOGINS = { max: 5, windowMs: 5 * 60_000 } as const;
 /** Addresses that each of the two limits remembers; about 1 MB. */
 export const MAX_LIMITED_ADDRESSES = 10_000;
 
+/** Bodies are a hostname in JSON. */
+export const MAX_BODY_BYTES = 16 * 1024;
+/** Requests in work at once, most of which wait for the database: more would only wait longer. */
+export const MAX_REQUESTS_IN_WORK = 512;
+
 /** Builds the app. Call `fetch(request, { remoteAddress })`; startServer does. */
 export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
   const clock = options.clock ?? Date.now;
@@ -62,6 +68,27 @@ export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
   };
   app.get('/_health', health);
   app.get('/xrpc/_health', health);
+
+  // After the health routes: an overloaded relay still tells how it is.
+  let inWork = 0;
+  app.use(async (c, next) => {
+    if (inWork >= MAX_REQUESTS_IN_WORK) {
+      return xrpcError(c, 503, 'NotAvailable', 'the relay is busy', { 'retry-after': '5' });
+    }
+    inWork++;
+    try {
+      await next();
+    } finally {
+      inWork--;
+    }
+    return;
+  });
+  app.use(
+    bodyLimit({
+      maxSize: MAX_BODY_BYTES,
+      onError: (c) => xrpcError(c, 413, 'PayloadTooLarge', `a body may have ${MAX_BODY_BYTES} bytes`),
+    }),
+  );
 
   addSyncRoutes(app, {
     roster: options.roster,

@@ -11,8 +11,11 @@ import { SERVER_HEADER } from './version.ts';
 /** Consumers have nothing to tell us but options; more closes the socket with 1009. */
 export const MAX_CLIENT_MESSAGE_BYTES = 64 * 1024;
 
-/** No request of the API has a body near this; Bun answers 413 before reading more. */
-export const MAX_REQUEST_BODY_BYTES = 64 * 1024;
+/** A backstop far above the API's own limit: Bun answers 413 by itself, with an empty body. */
+const MAX_SERVER_BODY_BYTES = 1024 * 1024;
+
+/** A requestCrawl answers when the host has been looked at, which may take a while. */
+export const IDLE_TIMEOUT_SECONDS = 60;
 
 export interface ServerOptions {
   readonly host: string;
@@ -58,7 +61,8 @@ export const startServer = (options: ServerOptions): RunningServer => {
   const server: Server<EdgeSocketData> = Bun.serve<EdgeSocketData>({
     hostname: options.host,
     port: options.port,
-    maxRequestBodySize: MAX_REQUEST_BODY_BYTES,
+    maxRequestBodySize: MAX_SERVER_BODY_BYTES,
+    idleTimeout: IDLE_TIMEOUT_SECONDS,
     development: false,
     async fetch(request, self) {
       const remoteAddress = remoteAddressOf(self.requestIP(request)?.address ?? '', request.headers);

@@ -70,6 +70,7 @@ export const startApi = (
     problems?: string[];
     crawl?: (hostname: string, source: string) => CrawlResult;
     adminPasswords?: string[];
+    lookup?: (did: string) => Promise<AccountRow | null>;
     clock?: () => number;
   } = {},
 ) => {
@@ -103,7 +104,10 @@ export const startApi = (
     counts: async () => ({ accounts: world.accounts?.length ?? 0, hosts: hosts.length }),
   };
   const accounts = {
-    lookup: async (did: string) => world.accounts?.find((row) => row.did === did) ?? null,
+    lookup: async (did: string) =>
+      world.lookup !== undefined
+        ? world.lookup(did)
+        : (world.accounts?.find((row) => row.did === did) ?? null),
     effective: (row: AccountRow) => {
       const status = row.ownStatus ?? row.upstreamStatus;
       return status === null ? { active: true } : { active: false, status };

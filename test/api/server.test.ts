@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, test } from 'bun:test';
-import { createApi } from '../../src/api/api.ts';
-import { MAX_REQUEST_BODY_BYTES, startServer } from '../../src/api/server.ts';
+import { createApi, MAX_BODY_BYTES } from '../../src/api/api.ts';
+import { startServer } from '../../src/api/server.ts';
 import { createFirehoseEdge } from '../../src/firehose/edge/edge.ts';
 import { createFakeLog } from '../firehose/edge/fake-log.ts';
 import { connect, PATH, until } from '../firehose/edge/harness.ts';
@@ -67,9 +67,10 @@ describe('the whole server', () => {
   test('refuses a body that is far too large', async () => {
     const answer = await fetch(`${server.url}/xrpc/com.atproto.sync.requestCrawl`, {
       method: 'POST',
-      body: JSON.stringify({ hostname: 'pds.example.com', padding: 'x'.repeat(MAX_REQUEST_BODY_BYTES) }),
+      body: JSON.stringify({ hostname: 'pds.example.com', padding: 'x'.repeat(MAX_BODY_BYTES) }),
     });
     expect(answer.status).toBe(413);
+    expect((await json(answer)).error).toBe('PayloadTooLarge');
     expect(crawled).toEqual([]);
   });
 

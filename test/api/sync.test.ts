@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
 import { CID } from 'multiformats/cid';
+import { MAX_REQUESTS_IN_WORK } from '../../src/api/api.ts';
 import type { CrawlResult } from '../../src/hosts/types.ts';
 import { aHost, anAccount, json, startApi } from './fixtures.ts';
 
@@ -353,6 +354,25 @@ describe('requestCrawl', () => {
     expect(await from('2001:db8:0:1::2')).toBe(200);
     nowMs += 5 * 60_000;
     expect(await from('2001:db8::2')).toBe(200);
+  });
+});
+
+describe('too many requests at once', () => {
+  test('are refused with 503, while health still answers, and places come free again', async () => {
+    let release = (_: null) => {};
+    const waiting = new Promise<null>((resolve) => {
+      release = resolve;
+    });
+    const { request } = startApi({ lookup: () => waiting });
+    const status = `${XRPC}getRepoStatus?did=${DID}`;
+    const pending = Array.from({ length: MAX_REQUESTS_IN_WORK }, () => request(status));
+    const refused = await request(status);
+    expect(refused.status).toBe(503);
+    expect(refused.headers.get('retry-after')).toBe('5');
+    expect((await request('/_health')).status).toBe(200);
+    release(null);
+    for (const answer of await Promise.all(pending)) expect(answer.status).toBe(400);
+    expect((await request(status)).status).toBe(400);
   });
 });
 

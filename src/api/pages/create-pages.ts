@@ -4,6 +4,9 @@ import type { Accounts, ApiRoster, ApiState, ConsumerView, Pages } from '../type
 /** Rejections and gaps that a page shows. */
 export const MAX_PAGE_ROWS = 100;
 
+/** The database counts rows one by one: the front page tells a count that may be this old. */
+export const COUNT_AGE_MS = 30_000;
+
 /** The pages' data from the rooms that own it. Its promises reject only for a database failure. */
 export const createPages = (rooms: {
   readonly roster: Pick<ApiRoster, 'list' | 'get' | 'getById'>;
@@ -11,12 +14,27 @@ export const createPages = (rooms: {
   readonly accounts: Accounts;
   readonly log: Pick<LogReader, 'lastSeq' | 'oldestSeq'>;
   readonly consumers: () => readonly ConsumerView[];
+  /** ms. */
+  readonly clock?: () => number;
 }): Pages => {
   const { roster, state, accounts, log } = rooms;
+  const clock = rooms.clock ?? Date.now;
+  let counted: { readonly atMs: number; readonly count: Promise<number> } | null = null;
+
+  const countAccounts = (): Promise<number> => {
+    if (counted !== null && clock() - counted.atMs < COUNT_AGE_MS) return counted.count;
+    const count = state.counts().then((counts) => counts.accounts);
+    counted = { atMs: clock(), count };
+    count.catch(() => {
+      counted = null;
+    });
+    return count;
+  };
+
   return {
     async summary() {
       const views = roster.list();
-      const { accounts: accountCount } = await state.counts();
+      const accountCount = await countAccounts();
       return {
         hosts: views.length,
         connectedHosts: views.reduce((count, view) => count + (view.connected ? 1 : 0), 0),

@@ -53,6 +53,8 @@ const refusal = (
   headers: Record<string, string> = {},
 ): Response => Response.json({ error, message }, { status, headers });
 
+const NOTHING: readonly LogRecord[] = [];
+
 const sizeOf = (records: readonly LogRecord[]): number => {
   let bytes = 0;
   for (const record of records) bytes += record.frame.length;
@@ -123,6 +125,8 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     pumpRecords = records;
     pumpEnd = end;
     consumer.socket.cork(pump);
+    // Frames keep parts of the log in memory: hold none of them between batches.
+    pumpRecords = NOTHING;
     const sentBytes = pumped === records.length ? bytes : sizeOf(records.slice(0, pumped));
     consumer.eventsSent += pumped;
     consumer.bytesSent += sentBytes;
