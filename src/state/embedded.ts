@@ -38,6 +38,8 @@ export interface EmbeddedPostgresOptions {
   readonly log?: StateLog;
   /** The programs to use instead of the installed package's. */
   readonly binaries?: PostgresBinaries;
+  /** Server settings that differ from ours, by PostgreSQL's names: throwaway servers need no fsync. */
+  readonly settings?: Readonly<Record<string, string>>;
 }
 
 export interface EmbeddedPostgres {
@@ -152,7 +154,7 @@ export const startEmbeddedPostgres = async (options: EmbeddedPostgresOptions): P
   };
   const command = [
     ...supervise(socket.temporary ? socket.dir : '', binaries, prefix),
-    ...serverCommand(binaries, pgData, socket.dir),
+    ...serverCommand(binaries, pgData, socket.dir, { ...SETTINGS, ...options.settings }),
   ];
 
   let running: Running | null = null;
@@ -253,9 +255,14 @@ const supervise = (temporarySocketDir: string, binaries: PostgresBinaries, prefi
   binaries.libraryPath ?? '',
 ];
 
-const serverCommand = (binaries: PostgresBinaries, pgData: string, socketDir: string): string[] => {
+const serverCommand = (
+  binaries: PostgresBinaries,
+  pgData: string,
+  socketDir: string,
+  settings: Readonly<Record<string, string>>,
+): string[] => {
   const command = [binaries.postgres, '-D', pgData, '-c', `unix_socket_directories=${socketDir}`];
-  for (const [name, value] of Object.entries(SETTINGS)) command.push('-c', `${name}=${value}`);
+  for (const [name, value] of Object.entries(settings)) command.push('-c', `${name}=${value}`);
   return command;
 };
 

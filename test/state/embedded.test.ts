@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test';
+import { afterAll, describe, expect, setDefaultTimeout, test } from 'bun:test';
 import {
   chmodSync,
   cpSync,
@@ -20,25 +20,20 @@ import { findPostgresBinaries, preparePostgresPackage } from '../../src/state/bi
 import { startEmbeddedPostgres } from '../../src/state/embedded.ts';
 import { isPostmasterOf, readPostmaster } from '../../src/state/postmaster.ts';
 import { openState } from '../../src/state/state.ts';
-import { connectTo } from './postgres.ts';
+import { connectTo, copyServerFiles } from './postgres.ts';
 import { account } from './samples.ts';
 
 const base = mkdtempSync(join(tmpdir(), 'weir-embedded-'));
 setDefaultTimeout(60_000);
-
-const template = join(base, 'template');
-beforeAll(async () => {
-  await (await startEmbeddedPostgres({ dataDir: template })).stop();
-});
 afterAll(() => rmSync(base, { recursive: true, force: true }));
 
 let made = 0;
 const freshDir = (): string => join(base, `data${++made}`);
 
 /** A data directory as an earlier run left it: spares the seconds of a first start. */
-const usedDir = (): string => {
+const usedDir = async (): Promise<string> => {
   const dir = freshDir();
-  cpSync(template, dir, { recursive: true });
+  await copyServerFiles(dir);
   return dir;
 };
 
@@ -106,7 +101,7 @@ describe('the embedded server', () => {
   });
 
   test('ends by itself when its owner is killed, and the next start has the data', async () => {
-    const dataDir = usedDir();
+    const dataDir = await usedDir();
     const { owner, serverPid, childPid } = await startOwner(dataDir);
     const supervisor = parentOf(serverPid);
     owner.kill('SIGKILL');
@@ -125,7 +120,7 @@ describe('the embedded server', () => {
   });
 
   test('of a killed owner is waited for by a start right after', async () => {
-    const dataDir = usedDir();
+    const dataDir = await usedDir();
     const { owner, serverPid, childPid } = await startOwner(dataDir);
     owner.kill('SIGKILL');
     const next = await startEmbeddedPostgres({ dataDir });
@@ -139,7 +134,7 @@ describe('the embedded server', () => {
   });
 
   test('left behind by a killed owner and a killed supervisor is stopped by the next start', async () => {
-    const dataDir = usedDir();
+    const dataDir = await usedDir();
     const { owner, serverPid, childPid } = await startOwner(dataDir);
     const supervisor = parentOf(serverPid);
     const watcher = Number(
@@ -166,7 +161,7 @@ describe('the embedded server', () => {
   });
 
   test('refuses a data directory that another weir is using, and leaves that one alone', async () => {
-    const dataDir = usedDir();
+    const dataDir = await usedDir();
     const first = await startEmbeddedPostgres({ dataDir });
     const pid = first.pid();
     await expect(startEmbeddedPostgres({ dataDir })).rejects.toThrow('Another weir is using');
@@ -178,7 +173,7 @@ describe('the embedded server', () => {
   });
 
   test('is not fooled by a lock file whose number belongs to another process', async () => {
-    const dataDir = usedDir();
+    const dataDir = await usedDir();
     const first = await startEmbeddedPostgres({ dataDir });
     await first.stop();
     const other = Bun.spawn(['sleep', '600']);
@@ -195,7 +190,7 @@ describe('the embedded server', () => {
   });
 
   test('that dies is started again', async () => {
-    const dataDir = usedDir();
+    const dataDir = await usedDir();
     const embedded = await startEmbeddedPostgres({ dataDir });
     const pid = embedded.pid()!;
     process.kill(pid, 'SIGKILL');
@@ -207,7 +202,7 @@ describe('the embedded server', () => {
   });
 
   test('may be stopped while it is being started again', async () => {
-    const dataDir = usedDir();
+    const dataDir = await usedDir();
     const embedded = await startEmbeddedPostgres({ dataDir });
     process.kill(embedded.pid()!, 'SIGKILL');
     await until(() => embedded.pid() === null);
@@ -218,7 +213,7 @@ describe('the embedded server', () => {
 
   test('has its socket elsewhere when the path is too long for one', async () => {
     const dataDir = join(freshDir(), 'long'.repeat(25));
-    cpSync(template, dataDir, { recursive: true });
+    await copyServerFiles(dataDir);
     const embedded = await startEmbeddedPostgres({ dataDir });
     const socketDir = dirname(embedded.database.path);
     expect(socketDir.startsWith(tmpdir())).toBe(true);
@@ -287,7 +282,7 @@ describe('the binaries', () => {
     for (const name of readdirSync(lib))
       if (lstatSync(join(lib, name)).isSymbolicLink()) rmSync(join(lib, name));
 
-    const embedded = await startEmbeddedPostgres({ dataDir: usedDir(), binaries });
+    const embedded = await startEmbeddedPostgres({ dataDir: await usedDir(), binaries });
     expect(embedded.pid()).toBeGreaterThan(1);
     await embedded.stop();
   });

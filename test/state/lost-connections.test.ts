@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { DatabaseInUseError } from '../../src/state/connections.ts';
 import { startEmbeddedPostgres } from '../../src/state/embedded.ts';
 import { openState } from '../../src/state/state.ts';
-import { connectTo, type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
+import { connectTo, copyServerFiles, type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
 import { account, flushOf, newHost } from './samples.ts';
 
 setDefaultTimeout(60_000);
@@ -120,6 +120,7 @@ describe('a lost connection', () => {
 
   test('to a server killed amid a flush loses that flush whole, and all works again when the server is back', async () => {
     const dataDir = mkdtempSync(join(tmpdir(), 'weir-killed-'));
+    await copyServerFiles(dataDir);
     const embedded = await startEmbeddedPostgres({ dataDir });
     const state = await openState({ database: embedded.database });
     // A flush alone may be lost with the server, as a whole; a host's number is on disk, and all before it.
@@ -169,13 +170,35 @@ describe('a lost connection', () => {
   });
 });
 
+test('a server of the operator is reached by its connection string', async () => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'weir-url-'));
+  await copyServerFiles(dataDir);
+  const probe = Bun.listen({ hostname: '127.0.0.1', port: 0, socket: { data() {} } });
+  const port = String(probe.port);
+  probe.stop(true);
+  const server = await startEmbeddedPostgres({ dataDir, settings: { listen_addresses: '127.0.0.1', port } });
+  const state = await openState({
+    database: `postgres://postgres:secret@127.0.0.1:${port}/postgres?sslmode=disable`,
+  });
+  await state.flush(flushOf(3, { accounts: [account('did:plc:url')] }));
+  expect(await state.loadAccounts(['did:plc:url'])).toEqual([account('did:plc:url')]);
+  expect(await state.counts()).toEqual({ accounts: 1, hosts: 0 });
+  await state.close();
+  await server.stop();
+  rmSync(dataDir, { recursive: true, force: true });
+});
+
 describe('a database that is down at the start', () => {
   test('is waited for, with a word about it', async () => {
     const dataDir = mkdtempSync(join(tmpdir(), 'weir-late-'));
-    const early = await startEmbeddedPostgres({ dataDir });
-    await early.stop();
+    await copyServerFiles(dataDir);
+    const database = {
+      path: join(dataDir, 'postgres', '.s.PGSQL.5432'),
+      user: 'postgres',
+      database: 'postgres',
+    };
     const said: string[] = [];
-    const opening = openState({ database: early.database, log: (_, message) => said.push(message) });
+    const opening = openState({ database, log: (_, message) => said.push(message) });
     while (said.length === 0) await Bun.sleep(10);
     const late = await startEmbeddedPostgres({ dataDir });
     const state = await opening;

@@ -19,10 +19,13 @@ afterAll(async () => {
   await temporary.drop();
 });
 
+/** For tests about a whole table. */
+const emptyTables = () => temporary.sql`truncate accounts, hosts, state_position`;
+
 const one = async (did: string) => (await state.loadAccounts([did]))[0];
 
 describe('an empty database', () => {
-  test('is migrated, and answers as empty', async () => {
+  test('is migrated once and answers as empty; a second start finds everything in place', async () => {
     const fresh = await temporaryDatabase();
     const empty = await openState({ database: fresh.database });
     expect(await empty.position()).toBe(0);
@@ -33,15 +36,8 @@ describe('an empty database', () => {
     expect(await empty.takedowns()).toEqual([]);
     expect(await empty.domainBans()).toEqual([]);
     expect(await empty.counts()).toEqual({ accounts: 0, hosts: 0 });
+    await empty.flush(flushOf(7, { accounts: [account('did:plc:stays')] }));
     await empty.close();
-    await fresh.drop();
-  });
-
-  test('is migrated once, and a second start finds everything in place', async () => {
-    const fresh = await temporaryDatabase();
-    const before = await openState({ database: fresh.database });
-    await before.flush(flushOf(7, { accounts: [account('did:plc:stays')] }));
-    await before.close();
     const after = await openState({ database: fresh.database });
     expect(await after.position()).toBe(7);
     expect(await after.loadAccounts(['did:plc:stays'])).toEqual([account('did:plc:stays')]);
@@ -167,21 +163,19 @@ describe('a flush', () => {
   });
 
   test('of which one row fails is not applied at all, and the next one works', async () => {
-    const fresh = await temporaryDatabase();
-    const other = await openState({ database: fresh.database });
-    const host = await other.insertHost(newHost('a.example.com'));
+    await emptyTables();
+    const host = await state.insertHost(newHost('a.example.com'));
+    const failuresBefore = state.counters.flushFailures!;
     const good = flushOf(5, { accounts: [account('did:plc:good')] });
     // The name of another host: refused by the database after the accounts are written.
     const bad = { ...good, hosts: [{ ...host, hostId: host.hostId + 1 }] };
-    await expect(other.flush(bad)).rejects.toThrow(/hosts_hostname_key/);
-    expect(await other.position()).toBe(0);
-    expect(await other.loadAccounts(['did:plc:good'])).toEqual([]);
-    await other.flush(good);
-    expect(await other.position()).toBe(5);
-    expect(await other.loadAccounts(['did:plc:good'])).toEqual([account('did:plc:good')]);
-    expect(other.counters.flushFailures).toBe(1);
-    await other.close();
-    await fresh.drop();
+    await expect(state.flush(bad)).rejects.toThrow(/hosts_hostname_key/);
+    expect(await state.position()).toBe(0);
+    expect(await state.loadAccounts(['did:plc:good'])).toEqual([]);
+    await state.flush(good);
+    expect(await state.position()).toBe(5);
+    expect(await state.loadAccounts(['did:plc:good'])).toEqual([account('did:plc:good')]);
+    expect(state.counters.flushFailures).toBe(failuresBefore + 1);
   });
 
   test('with numbers that are no numbers is refused, for that is a mistake of ours', async () => {
@@ -201,18 +195,15 @@ describe('a flush', () => {
 
 describe('hosts', () => {
   test('get numbers in the order of their coming, and keep them', async () => {
-    const fresh = await temporaryDatabase();
-    const other = await openState({ database: fresh.database });
+    await emptyTables();
     const [first, second, again] = await Promise.all([
-      other.insertHost(newHost('one.example.com')),
-      other.insertHost(newHost('two.example.com', { ahead: [5, 7, 2 ** 53 - 1], eventsPerSecondLimit: 0.5 })),
-      other.insertHost(newHost('one.example.com', { source: 'crawl' })),
+      state.insertHost(newHost('one.example.com')),
+      state.insertHost(newHost('two.example.com', { ahead: [5, 7, 2 ** 53 - 1], eventsPerSecondLimit: 0.5 })),
+      state.insertHost(newHost('one.example.com', { source: 'crawl' })),
     ]);
     expect([first.hostId, second.hostId]).toEqual([1, 2]);
     expect(again).toEqual(first);
-    expect(await other.loadHosts()).toEqual([first, second]);
-    await other.close();
-    await fresh.drop();
+    expect(await state.loadHosts()).toEqual([first, second]);
   });
 
   test('are overwritten by a flush in every field', async () => {
@@ -247,51 +238,45 @@ describe('hosts', () => {
 
 describe('listRepos', () => {
   test('gives every repo once, in append order, one per page, while repos are added and changed', async () => {
-    const fresh = await temporaryDatabase();
-    const other = await openState({ database: fresh.database });
+    await emptyTables();
     const expected: string[] = [];
     let next = 0;
     const add = async (count: number) => {
       const rows = Array.from({ length: count }, () => account(`did:plc:r${(next * 7919) % 1009}x${next++}`));
       expected.push(...rows.map((row) => row.did));
-      await other.flush(flushOf(next, { accounts: rows }));
+      await state.flush(flushOf(next, { accounts: rows }));
     };
     await add(5);
     const seen: string[] = [];
     let cursor = 0;
     for (let page = 0; page < 40; page++) {
-      const answer = await other.listRepos(cursor, 1);
+      const answer = await state.listRepos(cursor, 1);
       expect(answer.repos.length).toBe(1);
       seen.push(answer.repos[0]!.did);
       if (answer.cursor === null) break;
       cursor = answer.cursor;
       if (page < 6) await add(2);
       // A change of an old row must not move it.
-      await other.flush(flushOf(next, { accounts: [account(expected[0]!, { rev: tid(page + 2) })] }));
+      await state.flush(flushOf(next, { accounts: [account(expected[0]!, { rev: tid(page + 2) })] }));
     }
     expect(seen).toEqual(expected);
-    await other.close();
-    await fresh.drop();
   });
 
   test('leaves out accounts without a rev, and appends them when they get their first', async () => {
-    const fresh = await temporaryDatabase();
-    const other = await openState({ database: fresh.database });
+    await emptyTables();
     const empty = account('did:plc:later', { rev: null, commit: null, data: null });
-    await other.flush(flushOf(1, { accounts: [empty, account('did:plc:first'), account('did:plc:second')] }));
-    const page = await other.listRepos(0, 1);
+    await state.flush(flushOf(1, { accounts: [empty, account('did:plc:first'), account('did:plc:second')] }));
+    const page = await state.listRepos(0, 1);
     expect(page.repos.map((repo) => repo.did)).toEqual(['did:plc:first']);
-    await other.flush(
+    await state.flush(
       flushOf(2, { accounts: [{ ...empty, rev: tid(9), commit: digest(9), data: digest(9) }] }),
     );
-    const rest = await other.listRepos(page.cursor!, 10);
+    const rest = await state.listRepos(page.cursor!, 10);
     expect(rest.repos).toEqual([
       { did: 'did:plc:second', commit: digest(1), rev: tid(1), ownStatus: null, upstreamStatus: null },
       { did: 'did:plc:later', commit: digest(9), rev: tid(9), ownStatus: null, upstreamStatus: null },
     ]);
     expect(rest.cursor).toBeNull();
-    await other.close();
-    await fresh.drop();
   });
 });
 
