@@ -296,6 +296,43 @@ describe('power loss', () => {
   });
 });
 
+/** Numbers in [0, 1) from a seed. */
+const randomFrom = (seed: number) => {
+  let state = seed >>> 0;
+  return (): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+};
+
+describe('power loss', () => {
+  test('after a kill keeps what the log, opened again, showed to readers', async () => {
+    for (let seed = 0; seed < 60; seed++) {
+      const { files } = await killedLog();
+      const log = await open(files);
+      expect(log.lastSeq).toBe(12);
+      const again = await open(files.losePower(randomFrom(seed)));
+      expect(eventsOf(again)).toEqual(numbers(1, 12));
+      await again.close();
+    }
+  });
+
+  test('while old segments are being removed never leaves a gap between those that are left', async () => {
+    for (let seed = 0; seed < 60; seed++) {
+      const files = createMemoryFiles();
+      const log = await open(files, { segmentBytes: 300, windowMs: 1000, segmentAgeMs: 1e9 });
+      for (let group = 0; group < 12; group++) await appendGroup(log, 3);
+      expect(log.stats.segments).toBeGreaterThan(8);
+      log.retain(START_US + 1e9);
+      for (let tick = 0; tick < seed % 25; tick++) await Promise.resolve();
+      const again = await open(files.losePower(randomFrom(seed * 7919)));
+      expect(again.lastSeq).toBe(36);
+      expect(eventsOf(again)).toEqual(numbers(again.oldestSeq, 36));
+      await again.close();
+    }
+  });
+});
+
 describe('a failed sync', () => {
   test('with EIO is fatal: it is never tried again, and nothing of that group becomes visible', async () => {
     const files = createMemoryFiles();

@@ -242,6 +242,19 @@ describe('cursors', () => {
     }
   });
 
+  test('follow each change of what is skipped at once, also for events that others have read already', async () => {
+    const log = await open(createMemoryFiles());
+    for (let i = 1; i <= 9; i++) log.append(makeEntry(i, 10, { didHash: i % 3 }), START_US);
+    await log.whenDurable(9);
+    for (const hashes of [[1], [2], [1, 2], [], [0], [0, 1, 2], [2]]) {
+      log.setSkippedDids(new Set(hashes));
+      expect(seqsOf(readAll(log.openCursor(0)))).toEqual(
+        numbers(1, 9).filter((seq) => !hashes.includes(seq % 3)),
+      );
+    }
+    await log.close();
+  });
+
   test('are not held up by a long run of skipped events, and stand behind it afterwards', async () => {
     const log = await open(createMemoryFiles(), { tailBytes: 1, segmentBytes: 100_000 });
     for (let i = 1; i <= 3000; i++) log.append(makeEntry(i, 500, { didHash: i === 2999 ? 2 : 1 }), START_US);
