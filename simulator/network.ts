@@ -58,13 +58,15 @@ export interface NetworkOptions {
   readonly clock?: () => number;
   readonly ledgerEntries?: number;
   readonly ledgerPath?: string | undefined;
+  /** Takes every event instead of the hosts' windows and the ledger: for recordings. */
+  readonly onEmitted?: (event: Emitted) => void;
 }
 
 /** One event as it leaves a host. */
 export interface Emitted {
   readonly hostIndex: number;
   readonly seq: number;
-  readonly frame: Uint8Array;
+  readonly frame: Uint8Array | string;
   readonly line: LedgerLine;
 }
 
@@ -211,6 +213,9 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
 
   const publish = (event: Emitted): LedgerEntry => {
     const host = hosts[event.hostIndex]!;
+    if (!('append' in host.stream.store)) {
+      throw new Error('a network that plays a recording has no other events');
+    }
     counters.events++;
     counters.eventBytes += event.frame.length;
     counters.windowBytes += event.frame.length;
@@ -227,7 +232,14 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     return entry;
   };
 
-  const sink: (event: Emitted) => LedgerEntry = publish;
+  const { onEmitted } = options;
+  const sink =
+    onEmitted === undefined
+      ? publish
+      : (event: Emitted): LedgerEntry => {
+          onEmitted(event);
+          return { n: 0, ...event.line };
+        };
 
   type About = Omit<LedgerLine, 'timeMs' | 'host' | 'seq' | 'expectation'> & {
     readonly expectation?: string;
@@ -588,21 +600,21 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     },
     loseWindow: (hostIndex) => {
       hostFault(hostIndex, 'host-lose-window');
-      forget(hostIndex);
+      forget(hostIndex, false);
     },
     resetSeq: (hostIndex) => {
       hostFault(hostIndex, 'host-reset-seq');
-      forget(hostIndex);
+      forget(hostIndex, true);
       const { stream } = hosts[hostIndex]!;
       stream.lastSeq = 0;
       stream.terminateAll();
     },
   };
 
-  const forget = (hostIndex: number): void => {
+  const forget = (hostIndex: number, startOver: boolean): void => {
     const memory = memoryOf(hostIndex);
     alreadyForgotten[hostIndex] = alreadyForgotten[hostIndex]! + (memory.end - memory.first);
-    counters.windowBytes -= memory.clear();
+    counters.windowBytes -= memory.clear(startOver);
     for (const subscriber of hosts[hostIndex]!.stream.subscribers) subscriber.position = memory.end;
   };
 

@@ -11,24 +11,27 @@ export interface EventStore {
   readonly first: number;
   /** One past the newest position. */
   readonly end: number;
-  frameAt(position: number): Uint8Array;
+  /** The largest seq that is no longer kept. */
+  readonly lostSeq: number;
+  /** Text is for a fault: hosts send binary messages only. */
+  frameAt(position: number): Uint8Array | string;
   /** The largest seq at or before this position: never falls, even where a fault made seqs fall. */
   highSeqAt(position: number): number;
 }
 
 interface Kept {
-  readonly frame: Uint8Array;
+  readonly frame: Uint8Array | string;
   readonly highSeq: number;
 }
 
 /** Frames in memory, the last `maxEvents` of them. */
 export interface MemoryStore extends EventStore {
   /** Returns the bytes set free by the window, 0 when it was not full. */
-  append(seq: number, frame: Uint8Array): number;
+  append(seq: number, frame: Uint8Array | string): number;
   /** Forgets the oldest event; returns the bytes set free. */
   dropOldest(): number;
-  /** Forgets all events, as a host does that lost its window. */
-  clear(): number;
+  /** Forgets all events, as a host does that lost its window; `startOver` forgets their seqs as well. */
+  clear(startOver: boolean): number;
 }
 
 export const createMemoryStore = (maxEvents: number): MemoryStore => {
@@ -36,9 +39,11 @@ export const createMemoryStore = (maxEvents: number): MemoryStore => {
   let start = 0;
   let first = 0;
   let highSeq = 0;
+  let lostSeq = 0;
   const dropOldest = (): number => {
     if (start >= kept.length) return 0;
     const bytes = kept[start]!.frame.length;
+    lostSeq = kept[start]!.highSeq;
     kept[start] = undefined as unknown as Kept;
     start++;
     first++;
@@ -55,6 +60,9 @@ export const createMemoryStore = (maxEvents: number): MemoryStore => {
     get end() {
       return first + kept.length - start;
     },
+    get lostSeq() {
+      return lostSeq;
+    },
     frameAt: (position) => kept[start + position - first]!.frame,
     highSeqAt: (position) => kept[start + position - first]!.highSeq,
     append: (seq, frame) => {
@@ -63,10 +71,13 @@ export const createMemoryStore = (maxEvents: number): MemoryStore => {
       return kept.length - start > maxEvents ? dropOldest() : 0;
     },
     dropOldest,
-    clear: () => {
+    clear: (startOver) => {
       let bytes = 0;
       while (kept.length > start) bytes += dropOldest();
-      highSeq = 0;
+      if (startOver) {
+        highSeq = 0;
+        lostSeq = 0;
+      }
       return bytes;
     },
   };
@@ -138,7 +149,10 @@ export const createStream = (store: EventStore, counters: StreamCounters): Strea
     socket.cork(() => {
       while (subscriber.position < stream.store.end && budget > 0) {
         const frame = stream.store.frameAt(subscriber.position);
-        const sent = socket.sendBinary(frame as Uint8Array<ArrayBuffer>, false);
+        const sent =
+          typeof frame === 'string'
+            ? socket.sendText(frame, false)
+            : socket.sendBinary(frame as Uint8Array<ArrayBuffer>, false);
         if (sent === 0) {
           subscriber.blocked = true;
           return;
@@ -173,7 +187,7 @@ export const createStream = (store: EventStore, counters: StreamCounters): Strea
     },
     open: (socket) => {
       const { cursor } = socket.data;
-      const { first, end } = stream.store;
+      const { end } = stream.store;
       if (cursor !== null && cursor > stream.lastSeq) {
         socket.sendBinary(
           encodeError('FutureCursor', 'cursor is in the future') as Uint8Array<ArrayBuffer>,
@@ -185,9 +199,8 @@ export const createStream = (store: EventStore, counters: StreamCounters): Strea
       let position = end;
       if (cursor !== null) {
         position = positionAfter(stream.store, cursor);
-        const oldestSeq = first < end ? stream.store.highSeqAt(first) : stream.lastSeq + 1;
         // Cursor 0 asks for the oldest there is, so nothing is amiss when that is not the first event ever.
-        if (first > 0 && cursor > 0 && cursor < oldestSeq - 1) {
+        if (cursor > 0 && cursor < stream.store.lostSeq) {
           socket.sendBinary(
             encodeMessage({
               type: '#info',

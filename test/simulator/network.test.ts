@@ -42,7 +42,7 @@ const subscribed = async (network: Network, hostIndex: number): Promise<void> =>
 const framesOf = (network: Network, hostIndex: number): Uint8Array[] => {
   const { store } = network.hosts[hostIndex]!.stream;
   const frames: Uint8Array[] = [];
-  for (let i = store.first; i < store.end; i++) frames.push(store.frameAt(i));
+  for (let i = store.first; i < store.end; i++) frames.push(store.frameAt(i) as Uint8Array);
   return frames;
 };
 
