@@ -320,7 +320,12 @@ describe('power loss', () => {
   test('while old segments are being removed never leaves a gap between those that are left', async () => {
     for (let seed = 0; seed < 60; seed++) {
       const files = createMemoryFiles();
-      const log = await open(files, { segmentBytes: 300, windowMs: 1000, segmentAgeMs: 1e9 });
+      const log = await open(files, {
+        segmentBytes: 300,
+        windowMs: 1000,
+        segmentAgeMs: 1e9,
+        fatal: () => {},
+      });
       for (let group = 0; group < 12; group++) await appendGroup(log, 3);
       expect(log.stats.segments).toBeGreaterThan(8);
       log.retain(START_US + 1e9);
