@@ -102,6 +102,6 @@ function createP256Key(compressed: Uint8Array): SigningKey | null {
  */
 export function createSigningKey(type: SigningKey['type'], compressed: Uint8Array): SigningKey | null {
   if (compressed.length !== COMPRESSED_BYTES || (compressed[0] !== 2 && compressed[0] !== 3)) return null;
-  const copy = compressed.slice();
+  const copy = new Uint8Array(compressed);
   return type === 'k256' ? createK256Key(copy) : createP256Key(copy);
 }

@@ -4,7 +4,7 @@
  * Nodes are read straight from the bytes; what a node's digest says about absent nodes is kept as a digest. `load`
  * checks every node that is present: its one canonical form, keys sorted and inside the bounds that the parents
  * set, maximal prefixes, each key at the height its hash gives, empty nodes only in between. Only nodes that an op
- * touched are encoded and hashed again.
+ * touched are encoded and hashed again, and most of those by copying them and putting in the digest of one kid.
  *
  * A digest is named by a number, so that nothing is copied: below ARENA an offset into the CAR's bytes, from ARENA
  * on an offset into the tree's own memory.
@@ -51,7 +51,13 @@ interface Node {
   loaded: boolean;
   /** The digest no longer holds. */
   dirty: boolean;
+  /** Keys, values or the presence of kids changed; a node that is only dirty differs in its kids' digests. */
+  reshaped: boolean;
   digest: number;
+  /** Where the parent's bytes held the digest, and where the node's own bytes are, as loaded. */
+  linkAt: number;
+  start: number;
+  end: number;
   height: number;
   keys: string[];
   values: number[];
@@ -66,7 +72,11 @@ const NO_KIDS: (Node | null)[] = [];
 const unloaded = (digest: number): Node => ({
   loaded: false,
   dirty: false,
+  reshaped: false,
   digest,
+  linkAt: digest,
+  start: 0,
+  end: 0,
   height: -1,
   keys: NO_KEYS,
   values: NO_VALUES,
@@ -76,7 +86,11 @@ const unloaded = (digest: number): Node => ({
 const fresh = (height: number, keys: string[], values: number[], kids: (Node | null)[]): Node => ({
   loaded: true,
   dirty: true,
+  reshaped: true,
   digest: 0,
+  linkAt: 0,
+  start: 0,
+  end: 0,
   height,
   keys,
   values,
@@ -314,7 +328,19 @@ export class PartialTree {
       if (this.#problem !== '') return kid;
       kids.push(kid);
     }
-    return { loaded: true, dirty: false, digest: digestAt, height, keys, values, kids };
+    return {
+      loaded: true,
+      dirty: false,
+      reshaped: false,
+      digest: digestAt,
+      linkAt: digestAt,
+      start,
+      end,
+      height,
+      keys,
+      values,
+      kids,
+    };
   }
 
   /** Name of the digest that the tree holds at `path`; ABSENT or UNPROVEN. */
@@ -406,6 +432,7 @@ export class PartialTree {
       node.dirty = true;
       const index = lowerBound(node.keys, path);
       if (node.height === height) {
+        node.reshaped = true;
         this.#split(node.kids[index]!, path);
         node.keys.splice(index, 0, path);
         node.values.splice(index, 0, value);
@@ -416,6 +443,7 @@ export class PartialTree {
       if (kid === null) {
         kid = fresh(node.height - 1, [], [], [null]);
         node.kids[index] = kid;
+        node.reshaped = true;
       }
       if (!kid.loaded) {
         this.#fail('a node needed is not in the blocks');
@@ -471,6 +499,7 @@ export class PartialTree {
     node.dirty = true;
     const index = lowerBound(node.keys, path);
     if (node.keys[index] === path) {
+      node.reshaped = true;
       const merged = this.#merge(node.kids[index]!, node.kids[index + 1]!);
       node.keys.splice(index, 1);
       node.values.splice(index, 1);
@@ -480,7 +509,10 @@ export class PartialTree {
     const kid = node.kids[index];
     if (kid === null || kid === undefined) throw new Error('a key to remove is not in the tree');
     this.#remove(kid, path);
-    if (kid.loaded && kid.keys.length === 0 && kid.kids[0] === null) node.kids[index] = null;
+    if (kid.loaded && kid.keys.length === 0 && kid.kids[0] === null) {
+      node.kids[index] = null;
+      node.reshaped = true;
+    }
   }
 
   /** Joins two subtrees of one height that no key keeps apart any more. */
@@ -503,6 +535,7 @@ export class PartialTree {
       const index = lowerBound(node.keys, path);
       if (node.keys[index] === path) {
         node.values[index] = value;
+        node.reshaped = true;
         return;
       }
       node = node.kids[index]!;
@@ -518,13 +551,42 @@ export class PartialTree {
       this.#fail('too many entries');
       return 0;
     }
-    let room = MAX_NODE_OVERHEAD_BYTES + count * MAX_ENTRY_OVERHEAD_BYTES;
+    let room = node.reshaped
+      ? MAX_NODE_OVERHEAD_BYTES + count * MAX_ENTRY_OVERHEAD_BYTES
+      : node.end - node.start;
     for (let index = 0; index <= count; index++) {
       const kid = node.kids[index]!;
       if (kid?.dirty) this.#encode(kid);
-      if (index < count) room += node.keys[index]!.length;
+      if (node.reshaped && index < count) room += node.keys[index]!.length;
     }
     if (room > this.#scratch.length) this.#scratch = new Uint8Array(room * 2);
+    const length = node.reshaped ? this.#writeNode(node) : this.#copyNode(node);
+    Bun.SHA256.hash(this.#scratch.subarray(0, length), nodeDigest);
+    node.digest = this.#keep(nodeDigest);
+    node.dirty = false;
+    return node.digest;
+  }
+
+  /** The node as it was loaded, with the digests that its kids have now. Answers its length. */
+  #copyNode(node: Node): number {
+    const { start, end, kids } = node;
+    const target = this.#scratch;
+    target.set(this.#bytes.subarray(start, end));
+    for (let index = 0; index < kids.length; index++) {
+      const kid = kids[index]!;
+      // Those that did not change keep the digest that is there.
+      if (kid !== null && kid.digest >= ARENA) {
+        const from = kid.digest - ARENA;
+        const at = kid.linkAt - start;
+        for (let next = 0; next < DIGEST_BYTES; next++) target[at + next] = this.#arena[from + next]!;
+      }
+    }
+    return end - start;
+  }
+
+  /** The node from its keys, values and kids. Answers its length. */
+  #writeNode(node: Node): number {
+    const count = node.keys.length;
     const target = this.#scratch;
     target[0] = 0xa2;
     target[1] = 0x61;
@@ -552,11 +614,7 @@ export class PartialTree {
     }
     target[at++] = 0x61;
     target[at++] = 0x6c;
-    at = this.#writeKid(node.kids[0]!, at);
-    Bun.SHA256.hash(target.subarray(0, at), nodeDigest);
-    node.digest = this.#keep(nodeDigest);
-    node.dirty = false;
-    return node.digest;
+    return this.#writeKid(node.kids[0]!, at);
   }
 
   #writeKid(kid: Node | null, at: number): number {

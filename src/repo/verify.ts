@@ -124,7 +124,12 @@ function verifyOps(frame: ScannedFrame, dataDigestAt: number, firstCommit: boole
   return tree.invert(ops, bytes.subarray(prevDataAt, prevDataAt + 32));
 }
 
-const copyDigest = (bytes: Uint8Array, at: number): Uint8Array => bytes.slice(at, at + 32);
+function copyDigest(bytes: Uint8Array, at: number): Uint8Array {
+  // Not slice: of a Buffer, that would be a view that keeps the whole frame.
+  const digest = new Uint8Array(32);
+  for (let index = 0; index < 32; index++) digest[index] = bytes[at + index]!;
+  return digest;
+}
 
 /**
  * Verifies a scanned #commit with the account's key, in the order of the rules: size, CAR and hashes, commit

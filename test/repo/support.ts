@@ -131,7 +131,7 @@ export const commitFrame = (parts: CommitParts): Uint8Array =>
 const sorted = (map: BlockMap): Block[] => {
   const blocks: Block[] = [];
   map.forEach((bytes, cid) => {
-    blocks.push({ cid: CID.decode(cid.bytes), bytes });
+    blocks.push({ cid: CID.decode(cid.bytes), bytes: new Uint8Array(bytes) });
   });
   return blocks;
 };

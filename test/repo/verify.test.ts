@@ -492,9 +492,55 @@ describe('a commit is refused', () => {
     expect(outcome(withBody({ ops: [], prevData: parts.commit.data }))).toBe('ok');
   });
 
+  test('for any other tree, even one that is signed and hashes well, and without a throw', () => {
+    // A key that signs everything: what is left to hold is the tree.
+    const anyone: SigningKey = { type: 'k256', compressed: new Uint8Array(33), verify: () => true };
+    const nodes = rest.filter((one) => 'e' in (dagCbor.decode(one.bytes) as object));
+    const choose = choices(11);
+    const reasons = new Map<string, number>();
+    for (let round = 0; round < 4000; round++) {
+      let blocks = [...parts.blocks];
+      let old = nodes[choose(nodes.length)]!;
+      const bytes = old.bytes.slice();
+      const kind = choose(4);
+      const at = choose(bytes.length);
+      if (kind === 0) bytes[at]! ^= 1 << choose(8);
+      else if (kind === 1) bytes[at] = choose(256);
+      else if (kind === 2) bytes.copyWithin(at, choose(bytes.length), choose(bytes.length));
+      let changed: Uint8Array = kind === 3 ? bytes.slice(0, at) : bytes;
+      if (Buffer.from(changed).equals(old.bytes)) continue;
+      // Up to the commit: whoever holds the old digest now holds the new one.
+      let top: Block | undefined;
+      for (;;) {
+        const fresh = { cid: cidOf(changed), bytes: changed };
+        blocks = blocks.map((one) => (one.cid.equals(old.cid) ? fresh : one));
+        if (old.cid.equals(parts.root)) {
+          top = fresh;
+          break;
+        }
+        const digest = Buffer.from(old.cid.multihash.digest);
+        const parent = blocks.find((one) => one !== fresh && Buffer.from(one.bytes).includes(digest));
+        if (parent === undefined) break;
+        changed = parent.bytes.slice();
+        changed.set(fresh.cid.multihash.digest, Buffer.from(changed).indexOf(digest));
+        old = parent;
+      }
+      if (top === undefined) continue;
+      const frame = commitFrame({ ...parts, root: top.cid, blocks });
+      const verdict = word(verify(frame, anyone));
+      reasons.set(verdict, (reasons.get(verdict) ?? 0) + 1);
+    }
+    expect(reasons.get('ok')).toBeUndefined();
+    expect(reasons.get('mst_invalid')).toBeGreaterThan(1000);
+    expect(reasons.get('prev_data_mismatch')).toBeGreaterThan(100);
+  }, 30_000);
+
   test('and nothing is remembered from one frame to the next', () => {
-    const verdict = verify(commitFrame(parts), made.key);
+    const frame = Buffer.from(commitFrame(parts));
+    const verdict = verify(frame, made.key);
     const copy = structuredClone(verdict);
+    // What a verdict holds is its own, not a view of the frame.
+    frame.fill(0);
     outcome(withBody({ prevData: parts.commit.data }));
     expect(verdict).toEqual(copy);
     expect(outcome(parts)).toBe('ok');
