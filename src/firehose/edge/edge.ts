@@ -255,7 +255,6 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     }
     consumer.mode = 'live';
     consumer.liveIndex = live.length;
-    consumer.batch = batchNumber;
     live.push(consumer);
     if (log.lastSeq > liveSeq) scheduleFlush();
   };
