@@ -247,6 +247,8 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
   /** Everything durable up to liveSeq has been handed to this consumer: it goes on with the others. */
   const joinLive = (consumer: Consumer): void => {
     if (live.length === 0) {
+      // Its own cursor will do, unless it has read past what was handed out.
+      if (consumer.cursor?.seq !== consumer.seq) consumer.dropCursor();
       liveCursor = consumer.cursor ?? log.openCursor(consumer.seq);
       consumer.cursor = null;
       liveSeq = consumer.seq;
