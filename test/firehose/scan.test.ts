@@ -241,6 +241,30 @@ describe('a frame is refused', () => {
     expect(refusal(concat(header, dagCbor.encode('x'), [0]))).toMatch(/^frame_not_canonical/);
   });
 
+  test('when the fields of its body are not unique and in order, known or not', () => {
+    const field = (name: string, value: unknown): Uint8Array =>
+      concat(dagCbor.encode(name), dagCbor.encode(value));
+    const fields = [
+      field('did', DID),
+      field('seq', 7),
+      field('zzz', 1),
+      field('time', TIME),
+      field('xxxxx', 1),
+      field('xxxxy', 1),
+      field('active', true),
+    ];
+    const of = (list: Uint8Array[]): string =>
+      refusal(concat(dagCbor.encode({ op: 1, t: '#account' }), [0xa0 + list.length], ...list));
+    expect(of(fields)).toBe('accepted');
+    for (let at = 0; at < fields.length; at++) {
+      const twice = [...fields.slice(0, at + 1), ...fields.slice(at)];
+      expect(of(twice)).toBe('frame_not_canonical: map keys not unique and in order');
+      if (at === 0) continue;
+      const swapped = [...fields.slice(0, at - 1), fields[at]!, fields[at - 1]!, ...fields.slice(at + 1)];
+      expect(of(swapped)).toBe('frame_not_canonical: map keys not unique and in order');
+    }
+  });
+
   test('when it is over the limit', () => {
     expect(refusal(new Uint8Array(MAX_FRAME_BYTES + 1))).toBe('frame_too_large: 5000001 bytes');
   });
@@ -281,6 +305,10 @@ describe('a frame is refused', () => {
     ['a link with a byte too many', [0xd8, 0x2a, 0x58, 0x26, 0x00, ...link.bytes, 0x00]],
     ['a link to a CID that is cut', [0xd8, 0x2a, 0x58, 0x24, 0x00, ...link.bytes.subarray(0, 35)]],
     ['a link to a CID of version 2', [0xd8, 0x2a, 0x58, 0x25, 0x00, 2, ...link.bytes.subarray(1)]],
+    [
+      'a link with a varint that is not minimal',
+      [0xd8, 0x2a, 0x58, 0x26, 0x00, 1, 0xf1, 0, ...link.bytes.subarray(2)],
+    ],
     ['a tag that is not minimal', [0xd9, 0x00, 0x2a, 0x58, 0x25, 0x00, ...link.bytes]],
     ['a list longer than what follows', [0x9a, 0xff, 0xff, 0xff, 0xff]],
     ['a map longer than what follows', [0xbb, 0x10, 0, 0, 0, 0, 0, 0, 0]],

@@ -12,7 +12,7 @@ import {
   type TreeOp,
   UNPROVEN,
 } from '../../src/repo/mst.ts';
-import { type Block, block, car, choices, cidOf, jsonFixture } from './support.ts';
+import { type Block, block, car, choices, cidOf, concat, jsonFixture } from './support.ts';
 
 const leaf = (number: number): CID => cidOf(Buffer.from(`leaf ${number}`));
 const digestOf = (cid: CID): Uint8Array => cid.multihash.digest;
@@ -353,6 +353,8 @@ describe('a node is refused', () => {
     const strange = [{ k: Buffer.from('com.example.record/ä'), p: 0, t: null, v: value }];
     expect(refusal({ e: strange, l: null })).toBe('mst_invalid: key holds a character no path has');
     const top = block({ e: good, l: null });
+    const longer = concat(top.bytes, [0]);
+    expect(load(cidOf(longer), [{ cid: cidOf(longer), bytes: longer }])).toBe('mst_invalid: not a node');
     for (let length = 0; length < top.bytes.length; length++) {
       const bytes = top.bytes.slice(0, length);
       const cid = cidOf(bytes);

@@ -244,6 +244,12 @@ describe('a commit is refused', () => {
     expect(refused(concat([version2.length], version2, good.subarray(59)))).toBe('car_invalid');
     const raw = { cid: cidOf(top.bytes, 0x55), bytes: top.bytes };
     expect(refused(car(parts.root, [...parts.blocks, raw]))).toBe('car_invalid');
+    // A block's length in one byte more than it needs.
+    const unused = block({ unused: true });
+    const length = unused.cid.bytes.length + unused.bytes.length;
+    expect(refused(concat(good, [length], unused.cid.bytes, unused.bytes))).toBe('ok');
+    expect(refused(concat(good, [length | 0x80, 0], unused.cid.bytes, unused.bytes))).toBe('car_invalid');
+    expect(refused(concat(good, [0xff, 0xff, 0xff, 0xff, 0x01], unused.cid.bytes))).toBe('car_invalid');
     // What nobody refers to is allowed, and so is what comes twice; but not when its bytes are other bytes.
     expect(refused(car(parts.root, [...parts.blocks, block({ unused: true }), top]))).toBe('ok');
     const false_ = { cid: block({ unused: true }).cid, bytes: block({ unused: false }).bytes };
@@ -286,6 +292,9 @@ describe('a commit is refused', () => {
       const top = block(value);
       always({ ...parts, root: top.cid, blocks: [top, ...rest] }, 'commit_object_invalid');
     }
+    const longer = concat(dagCbor.encode(parts.commit), [0]);
+    const trailing = { cid: cidOf(longer), bytes: longer };
+    always({ ...parts, root: trailing.cid, blocks: [trailing, ...rest] }, 'commit_object_invalid');
     const { sig: _, ...unsigned } = parts.commit;
     const bare = block(unsigned);
     always({ ...parts, root: bare.cid, blocks: [bare, ...rest] }, 'commit_object_invalid');
