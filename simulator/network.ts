@@ -24,6 +24,15 @@ import {
 } from './account.ts';
 import { sha256 } from './cbor.ts';
 import { type Directory, type DirectoryFaults, noDirectoryFaults, startDirectory } from './directory.ts';
+import {
+  EVENT_FAULTS,
+  type FaultTools,
+  type FrameAbout,
+  faultsNamed,
+  HOST_FAULTS,
+  type HostFault,
+  type PlcFault,
+} from './faults.ts';
 import { encodeMessage, type Message } from './frames.ts';
 import { createHost, type Host, startHost, stopHost } from './host.ts';
 import { createLedger, type Ledger, type LedgerEntry, type LedgerLine } from './ledger.ts';
@@ -54,6 +63,8 @@ export interface NetworkOptions {
   /** How uneven hosts are: weight of host i is 1/(i+1)^exponent. */
   readonly hostZipfExponent?: number;
   readonly mix?: Mix;
+  /** Probabilities by fault or group name, as `setFault` takes them. */
+  readonly faults?: Readonly<Record<string, number>>;
   /** Milliseconds since 1970. */
   readonly clock?: () => number;
   readonly ledgerEntries?: number;
@@ -115,6 +126,15 @@ export interface Network {
   /** Moves an account: directory, then the new host's #identity, #account and #sync, then the old host's #account. */
   migrate(account: Account, toHostIndex: number): void;
 
+  /**
+   * Makes a fault happen by itself from now on: an event fault after that share of the traffic's events, a host
+   * fault that often a second, a directory fault at that share of requests. A group's name sets all its faults.
+   * Throws on an unknown name or a probability outside 0…1.
+   */
+  setFault(name: string, probability: number): void;
+  /** Makes an event fault happen now, by this account; returns its ledger entries. Throws on an unknown name. */
+  inject(name: string, account: Account): LedgerEntry[];
+
   /** Cuts all subscribers of a host, without a closing handshake. */
   dropConnections(hostIndex: number): void;
   /** While stalled a host keeps its sockets open and sends nothing. */
@@ -135,11 +155,21 @@ export interface Network {
 
 const DEFAULT_WINDOW_EVENTS = 10_000;
 const DEFAULT_WINDOW_MAX_BYTES = 256 * 1024 * 1024;
+const PLC_FAULT_FIELDS = {
+  'plc-error': 'error',
+  'plc-limited': 'limited',
+  'plc-delay': 'delay',
+  'plc-stall': 'stall',
+  'plc-garbage': 'garbage',
+} as const satisfies Record<PlcFault, keyof DirectoryFaults>;
 const TICK_MS = 10;
 /** After a pause of the process, the traffic makes up for at most this much. */
 const MAX_CATCH_UP_MS = 1000;
 /** An account's directory entry changes only after it was quiet: a relay that lags may look it up late. */
 const QUIET_BEFORE_CHANGE_MS = 5000;
+/** How long a fault of a whole host lasts. */
+const HOST_FAULT_MS = 3000;
+const HOST_SLOW_MS = 2000;
 
 /** Builds the network; nothing listens until `start`. */
 export const createNetwork = async (options: NetworkOptions): Promise<Network> => {
@@ -403,8 +433,94 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     });
   };
 
-  /** One event of the traffic. */
+  const faultRandom = createRandom(mixSeed(seed, 7));
+  const eventFaults = new Map<string, number>();
+  const hostFaults = new Map<HostFault, number>();
+  let injected: LedgerEntry[] = [];
+  let injecting = '';
+  let ghosts = 0;
+
+  const tools: FaultTools = {
+    seed,
+    random: faultRandom,
+    nowMs: clock,
+    settle,
+    stranger: (hostIndex) => {
+      const { accounts } = population;
+      const start = faultRandom.below(accounts.length);
+      for (let i = 0; i < accounts.length; i++) {
+        const account = accounts[(start + i) % accounts.length]!;
+        if (account.hostIndex !== hostIndex && account.status === 'active') return account;
+      }
+      return null;
+    },
+    ghost: (hostIndex, tombstoned) => population.ghost(hostIndex, ghosts++, tombstoned),
+    setStatus: (account, status) => {
+      setStatus(account, status);
+    },
+    send: (hostIndex, build, about) => sendFaulty(hostIndex, build, about),
+    sendAs: (hostIndex, seq, frame, about) => {
+      const entry = sink(faulty(hostIndex, seq, frame, about));
+      injected.push(entry);
+      return entry;
+    },
+    lastSeq: (hostIndex) => hosts[hostIndex]!.stream.lastSeq,
+    skipSeqs: (hostIndex, count) => {
+      hosts[hostIndex]!.stream.lastSeq += count;
+    },
+  };
+
+  const faulty = (
+    hostIndex: number,
+    seq: number,
+    frame: Uint8Array | string,
+    about: FrameAbout,
+  ): Emitted => ({
+    hostIndex,
+    seq,
+    frame,
+    line: { timeMs: clock(), host: hosts[hostIndex]!.hostname, seq, fault: injecting, ...about },
+  });
+
+  const sendFaulty: FaultTools['send'] = (hostIndex, build, about) => {
+    const seq = ++hosts[hostIndex]!.stream.lastSeq;
+    const entry = sink(faulty(hostIndex, seq, build(seq), about));
+    injected.push(entry);
+    return entry;
+  };
+
+  const inject = (name: string, account: Account): LedgerEntry[] => {
+    const fault = Object.hasOwn(EVENT_FAULTS, name) ? EVENT_FAULTS[name] : undefined;
+    if (fault === undefined) throw new Error(`there is no event fault named ${name}`);
+    injected = [];
+    injecting = name;
+    note(account);
+    fault(tools, account);
+    return injected;
+  };
+
+  const setFault = (name: string, probability: number): void => {
+    const names = faultsNamed(name);
+    if (names.length === 0) throw new Error(`there is no fault named ${name}`);
+    if (!(probability >= 0 && probability <= 1)) {
+      throw new Error(`fault ${name}: a probability from 0 to 1 is needed`);
+    }
+    for (const single of names) {
+      if (single in EVENT_FAULTS) eventFaults.set(single, probability);
+      else if (HOST_FAULTS.includes(single as HostFault)) hostFaults.set(single as HostFault, probability);
+      else wantedFaults[PLC_FAULT_FIELDS[single as PlcFault]] = probability;
+    }
+  };
+
+  /** One event of the traffic, and the faults that come with it. */
   const happen = (): void => {
+    const account = happenRightly();
+    for (const [name, probability] of eventFaults) {
+      if (faultRandom.chance(probability) && account.status === 'active') inject(name, account);
+    }
+  };
+
+  const happenRightly = (): Account => {
     const { random } = traffic;
     const hostIndex = traffic.drawHost((index) => hosts[index]!.accounts.length > 0);
     const host = hosts[hostIndex]!;
@@ -413,8 +529,8 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     let happening = traffic.drawHappening(mix);
     if (account.status !== 'active') {
       if (account.status === 'deactivated') setStatus(account, 'active');
-      else createAccount(hostIndex);
-      return;
+      else return createAccount(hostIndex);
+      return account;
     }
     const isQuiet = clock() - account.lastEventMs >= QUIET_BEFORE_CHANGE_MS;
     if ((happening === 'migration' || happening === 'rotation') && !isQuiet) happening = 'commit';
@@ -448,6 +564,7 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
         rotateKey(account);
         break;
     }
+    return account;
   };
 
   const generate = (count: number): void => {
@@ -469,6 +586,7 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
   const wantedFaults = noDirectoryFaults();
   let directory: Directory | null = null;
   let timer: Timer | null = null;
+  let hostFaultTimer: Timer | null = null;
   let nextMs = 0;
   const pace = createRandom(mixSeed(seed, 5));
 
@@ -499,6 +617,68 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
       expectation: 'none',
       fault,
     });
+  };
+
+  /** Ends of host faults that are going on: at most one per host. */
+  const endings = new Set<() => void>();
+  const troubled = new Set<number>();
+
+  const troubleHost = (hostIndex: number, fault: HostFault): void => {
+    const lasting = (begin: () => void, end: () => void): void => {
+      if (troubled.has(hostIndex)) return;
+      troubled.add(hostIndex);
+      begin();
+      const ending = (): void => {
+        clearTimeout(timeout);
+        endings.delete(ending);
+        troubled.delete(hostIndex);
+        end();
+      };
+      const timeout = setTimeout(ending, HOST_FAULT_MS);
+      endings.add(ending);
+    };
+    const whole = (): void => {
+      network.stallHost(hostIndex, false);
+      network.refuseHost(hostIndex, false);
+      network.slowHost(hostIndex, 0);
+      if (directory !== null) network.reopenHost(hostIndex);
+    };
+    switch (fault) {
+      case 'host-drop':
+        network.dropConnections(hostIndex);
+        break;
+      case 'host-stall':
+        lasting(() => network.stallHost(hostIndex, true), whole);
+        break;
+      case 'host-refuse':
+        lasting(() => {
+          network.refuseHost(hostIndex, true);
+          hosts[hostIndex]!.stream.terminateAll();
+        }, whole);
+        break;
+      case 'host-slow':
+        lasting(() => {
+          network.slowHost(hostIndex, HOST_SLOW_MS);
+          hosts[hostIndex]!.stream.terminateAll();
+        }, whole);
+        break;
+      case 'host-close':
+        lasting(() => void network.closeHost(hostIndex), whole);
+        break;
+      case 'host-lose-window':
+        hosts[hostIndex]!.stream.terminateAll();
+        network.loseWindow(hostIndex);
+        break;
+      case 'host-reset-seq':
+        network.resetSeq(hostIndex);
+        break;
+    }
+  };
+
+  const drawHostFaults = (): void => {
+    for (const [fault, probability] of hostFaults) {
+      if (faultRandom.chance(probability)) troubleHost(faultRandom.below(hosts.length), fault);
+    }
   };
 
   const network: Network = {
@@ -547,10 +727,15 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
         throw error;
       }
       timer = setInterval(tick, TICK_MS);
+      hostFaultTimer = setInterval(drawHostFaults, 1000);
     },
     stop: async () => {
       if (timer !== null) clearInterval(timer);
       timer = null;
+      if (hostFaultTimer !== null) clearInterval(hostFaultTimer);
+      hostFaultTimer = null;
+      // Whatever was broken is whole again when the network starts anew.
+      for (const ending of [...endings]) ending();
       await Promise.all(hosts.map(stopHost));
       await directory?.stop();
       directory = null;
@@ -572,6 +757,8 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
       return entry;
     },
     migrate,
+    setFault,
+    inject,
     dropConnections: (hostIndex) => {
       hostFault(hostIndex, 'host-drop');
       hosts[hostIndex]!.stream.terminateAll();
@@ -618,5 +805,6 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     for (const subscriber of hosts[hostIndex]!.stream.subscribers) subscriber.position = memory.end;
   };
 
+  for (const [name, probability] of Object.entries(options.faults ?? {})) setFault(name, probability);
   return network;
 };

@@ -30,12 +30,17 @@ const STARTING_SIZES: readonly (readonly [records: number, share: number])[] = [
 const HOUR_MS = 3_600_000;
 /** Scopes of shared trees lie above any account's index. */
 const SHARED_SCOPE = 0x4000_0000;
+const GHOST_INDEX = 0x2000_0000;
+/** Tombstoned accounts the directory remembers; a relay asks about each once, soon. */
+const MAX_GHOSTS = 10_000;
 
 export interface Population extends People {
   readonly accounts: Account[];
   find(did: string): Account | undefined;
   /** A new account of this host, with an empty repo. */
   add(hostIndex: number): Account;
+  /** An account on no host's lists: unknown to the directory, or tombstoned there. */
+  ghost(hostIndex: number, number: number, tombstoned: boolean): Account;
   /** The bytes of a record that was made from its seed. */
   bytesOf(path: string, body: Body): Uint8Array;
 }
@@ -49,6 +54,7 @@ export const createPopulation = (options: PopulationOptions): Population => {
   const { seed } = options;
   const accounts: Account[] = [];
   const byDid = new Map<string, Account>();
+  const ghosts: string[] = [];
   const people: People = { count: options.accounts, didAt: (index) => accounts[index]!.did };
   const trees = new Map<number, Tree>();
 
@@ -73,27 +79,28 @@ export const createPopulation = (options: PopulationOptions): Population => {
     return tree;
   };
 
-  const make = (hostIndex: number, random: Random, tree: () => Tree): Account => {
-    const index = accounts.length;
-    const account: Account = {
-      index,
-      did: didOf(seed, index),
-      keyType: random.chance(options.p256Share) ? 'p256' : 'k256',
-      legacyDocument: random.chance(options.legacyDocumentShare),
-      handle: `user${index}.test`,
-      hostIndex,
-      status: 'active',
-      tombstoned: false,
-      keyGeneration: 0,
-      key: null,
-      tree: tree(),
-      rev: '',
-      revMicros: 0,
-      commitDigest: null,
-      commitBytes: null,
-      recordCounter: 0,
-      lastEventMs: 0,
-    };
+  const draw = (index: number, hostIndex: number, random: Random): Account => ({
+    index,
+    did: didOf(seed, index),
+    keyType: random.chance(options.p256Share) ? 'p256' : 'k256',
+    legacyDocument: random.chance(options.legacyDocumentShare),
+    handle: `user${index}.test`,
+    hostIndex,
+    status: 'active',
+    tombstoned: false,
+    keyGeneration: 0,
+    key: null,
+    tree: emptyTree<Body>(),
+    rev: '',
+    revMicros: 0,
+    commitDigest: null,
+    commitBytes: null,
+    recordCounter: 0,
+    lastEventMs: 0,
+  });
+
+  const make = (hostIndex: number, random: Random): Account => {
+    const account = draw(accounts.length, hostIndex, random);
     accounts.push(account);
     byDid.set(account.did, account);
     return account;
@@ -115,7 +122,7 @@ export const createPopulation = (options: PopulationOptions): Population => {
     const random = createRandom(mixSeed(seed, 1, i));
     const hostIndex = i < options.hosts ? i : hostZipf(random);
     sizes.push(startingSize(random));
-    make(hostIndex, random, () => emptyTree<Body>());
+    make(hostIndex, random);
   }
   // Records speak of accounts, so the trees come after all DIDs are known.
   for (const account of accounts) account.tree = treeOf(sizes[account.index]!);
@@ -125,8 +132,18 @@ export const createPopulation = (options: PopulationOptions): Population => {
     count: people.count,
     didAt: people.didAt,
     find: (did) => byDid.get(did),
-    add: (hostIndex) =>
-      make(hostIndex, createRandom(mixSeed(seed, 1, accounts.length)), () => emptyTree<Body>()),
+    add: (hostIndex) => make(hostIndex, createRandom(mixSeed(seed, 1, accounts.length))),
+    ghost: (hostIndex, number, tombstoned) => {
+      const index = GHOST_INDEX + number;
+      const account = draw(index, hostIndex, createRandom(mixSeed(seed, 1, index)));
+      account.tombstoned = tombstoned;
+      if (tombstoned) {
+        byDid.set(account.did, account);
+        ghosts.push(account.did);
+        if (ghosts.length > MAX_GHOSTS) byDid.delete(ghosts.shift()!);
+      }
+      return account;
+    },
     bytesOf: (path, body) =>
       body instanceof Uint8Array
         ? body
