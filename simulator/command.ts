@@ -1,5 +1,6 @@
 /** `bun run simulate`: the simulated network alone, for any relay to follow. */
 import { parseArgs } from 'node:util';
+import { FAULT_GROUPS, faultsNamed } from './faults.ts';
 import { createNetwork } from './network.ts';
 
 const HELP = `usage: bun run simulate [options]
@@ -13,6 +14,10 @@ Starts a PLC directory and PDS hosts on ports of localhost, with accounts that s
   --port N           port of the directory; hosts follow from N+1 (2582; 0: any free ports)
   --window N         events each host keeps for cursors (10000)
   --large-share X    share of accounts with a repo of 20,000 records, 0 to 1 (0.01)
+  --fault NAME=P     make a fault happen with probability P, 0 to 1; may be given many times.
+                     Event faults per event, host faults per second, directory faults per request.
+                     A group's name stands for all its faults: ${Object.keys(FAULT_GROUPS).join(', ')}
+  --list-faults      the names of all faults
   --ledger FILE      append every event and what a relay must make of it, one JSON line each
   --duration N       stop after N seconds (runs until stopped)
   --help             this text
@@ -26,6 +31,8 @@ const OPTIONS = {
   port: { type: 'string' },
   window: { type: 'string' },
   'large-share': { type: 'string' },
+  fault: { type: 'string', multiple: true },
+  'list-faults': { type: 'boolean' },
   ledger: { type: 'string' },
   duration: { type: 'string' },
   help: { type: 'boolean' },
@@ -36,6 +43,12 @@ interface Range {
   readonly most: number;
   readonly whole: boolean;
 }
+
+const sum = (numbers: Iterable<number>): number => {
+  let total = 0;
+  for (const number of numbers) total += number;
+  return total;
+};
 
 const DEFAULT_PORT = 2582;
 const MAX_PORT = 65_535;
@@ -48,6 +61,16 @@ const readNumber = (name: string, text: string | undefined, fallback: number, ra
     throw new Error(`--${name}: ${whole ? 'a whole number' : 'a number'} from ${least} to ${most} is needed`);
   }
   return value;
+};
+
+const readFaults = (texts: readonly string[]): Record<string, number> => {
+  const faults: Record<string, number> = {};
+  for (const text of texts) {
+    const [name = '', probability] = text.split('=');
+    if (faultsNamed(name).length === 0) throw new Error(`--fault: there is no fault named “${name}”`);
+    faults[name] = readNumber(`fault ${name}`, probability ?? '', 0, { least: 0, most: 1, whole: false });
+  }
+  return faults;
 };
 
 /**
@@ -64,6 +87,13 @@ export const simulateCommand = async (
     const { values } = parseArgs({ args: [...args], options: OPTIONS, strict: true });
     if (values.help === true) {
       out(HELP);
+      return 0;
+    }
+    if (values['list-faults'] === true) {
+      for (const [group, names] of Object.entries(FAULT_GROUPS)) {
+        out(`${group}:`);
+        for (const name of names) out(`  ${name}`);
+      }
       return 0;
     }
     const hosts = readNumber('hosts', values.hosts, 10, { least: 1, most: 10_000, whole: true });
@@ -86,6 +116,7 @@ export const simulateCommand = async (
         most: 1,
         whole: false,
       }),
+      faults: readFaults(values.fault ?? []),
       ledgerPath: values.ledger,
       ledgerEntries: 0,
     });
@@ -128,7 +159,7 @@ export const simulateCommand = async (
       `${String(second).padStart(5)} s  events ${counters.events} (${counters.events - lastEvents}/s)  ` +
         `sent ${counters.framesSent} (${counters.framesSent - lastSent}/s)  ` +
         `subscribers ${counters.connected}  window ${Math.round(counters.windowBytes / 1024)} KB  ` +
-        `memory ${memoryMb} MB`,
+        `faults ${sum(network.ledger.counts.byFault.values())}  memory ${memoryMb} MB`,
     );
     lastEvents = counters.events;
     lastSent = counters.framesSent;
