@@ -110,7 +110,7 @@ export const simulateCommand = async (
       seed: readNumber('seed', values.seed, 1, { least: 0, most: 0xffff_ffff, whole: true }),
       plcPort: port,
       basePort: port === 0 ? 0 : port + 1,
-      windowEvents: readNumber('window', values.window, 10_000, { least: 0, most: 1e7, whole: true }),
+      windowEvents: readNumber('window', values.window, 10_000, { least: 100, most: 1e7, whole: true }),
       largeRepoShare: readNumber('large-share', values['large-share'], 0.01, {
         least: 0,
         most: 1,

@@ -54,7 +54,7 @@ export interface NetworkOptions {
   readonly largeRepoRecords?: number;
   /** Share of accounts with a large repo, 0…1. */
   readonly largeRepoShare?: number;
-  /** Events each host keeps for cursors. */
+  /** Events each host keeps for cursors; a subscriber that is further behind loses some, so at least about 100. */
   readonly windowEvents?: number;
   /** Bytes all hosts together keep for cursors; beyond it the oldest events of all are forgotten. */
   readonly windowMaxBytes?: number;
@@ -162,6 +162,10 @@ const PLC_FAULT_FIELDS = {
   'plc-stall': 'stall',
   'plc-garbage': 'garbage',
 } as const satisfies Record<PlcFault, keyof DirectoryFaults>;
+/** So that a burst does not run out of a small window before subscribers had it. */
+const PUMP_EVENTS = 64;
+/** Entries of the windows' order that may mean nothing before it is tidied. */
+const ORDER_SLACK = 65_536;
 const TICK_MS = 10;
 /** After a pause of the process, the traffic makes up for at most this much. */
 const MAX_CATCH_UP_MS = 1000;
@@ -218,18 +222,29 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
   for (const account of population.accounts) hosts[account.hostIndex]!.accounts.push(account);
 
   // The order in which events entered the windows, to forget the oldest of all hosts when bytes run out.
+  // A host's own window may have forgotten some first: that many of its entries here mean nothing any more.
   let order: number[] = [];
   let orderStart = 0;
+  let emptyEntries = 0;
   const alreadyForgotten = new Uint32Array(options.hosts);
   const memoryOf = (hostIndex: number): MemoryStore => hosts[hostIndex]!.stream.store as MemoryStore;
+  const leaveEmpty = (hostIndex: number, entries: number): void => {
+    alreadyForgotten[hostIndex] = alreadyForgotten[hostIndex]! + entries;
+    emptyEntries += entries;
+  };
+  const isEmptyEntry = (hostIndex: number): boolean => {
+    if (alreadyForgotten[hostIndex] === 0) return false;
+    alreadyForgotten[hostIndex]!--;
+    emptyEntries--;
+    return true;
+  };
   const shrinkWindow = (): void => {
     while (counters.windowBytes > windowMaxBytes && orderStart < order.length) {
       const hostIndex = order[orderStart++]!;
-      if (alreadyForgotten[hostIndex]! > 0) alreadyForgotten[hostIndex]!--;
-      else counters.windowBytes -= memoryOf(hostIndex).dropOldest();
+      if (!isEmptyEntry(hostIndex)) counters.windowBytes -= memoryOf(hostIndex).dropOldest();
     }
-    if (orderStart > 65_536 && orderStart * 2 > order.length) {
-      order = order.slice(orderStart);
+    if ((orderStart + emptyEntries) * 2 > order.length + ORDER_SLACK) {
+      order = order.slice(orderStart).filter((hostIndex) => !isEmptyEntry(hostIndex));
       orderStart = 0;
     }
   };
@@ -252,7 +267,7 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     const freed = memoryOf(event.hostIndex).append(event.seq, event.frame);
     if (freed > 0) {
       counters.windowBytes -= freed;
-      alreadyForgotten[event.hostIndex]!++;
+      leaveEmpty(event.hostIndex, 1);
     }
     order.push(event.hostIndex);
     shrinkWindow();
@@ -570,7 +585,10 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
   const generate = (count: number): void => {
     isBatching = true;
     try {
-      for (let i = 0; i < count; i++) happen();
+      for (let i = 0; i < count; i++) {
+        happen();
+        if (i % PUMP_EVENTS === 0) pumpTouched();
+      }
     } finally {
       isBatching = false;
     }
@@ -800,7 +818,7 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
 
   const forget = (hostIndex: number, startOver: boolean): void => {
     const memory = memoryOf(hostIndex);
-    alreadyForgotten[hostIndex] = alreadyForgotten[hostIndex]! + (memory.end - memory.first);
+    leaveEmpty(hostIndex, memory.end - memory.first);
     counters.windowBytes -= memory.clear(startOver);
     for (const subscriber of hosts[hostIndex]!.stream.subscribers) subscriber.position = memory.end;
   };
