@@ -141,7 +141,12 @@ const SETTINGS = [
     accepts: 'a whole number from 0 to 1000000',
     help: 'hosts that requestCrawl may add in a day',
   },
-  { name: 'LOG_LEVEL', fallback: 'info', accepts: 'debug, info, warn or error', help: 'least level that is logged' },
+  {
+    name: 'LOG_LEVEL',
+    fallback: 'info',
+    accepts: 'debug, info, warn or error',
+    help: 'least level that is logged',
+  },
   { name: 'LOG_FORMAT', fallback: 'text', accepts: 'text or json', help: 'form of log lines' },
 ] as const satisfies readonly Setting[];
 
@@ -198,11 +203,21 @@ const SCHEMAS = {
   RELAY_METRICS_LISTEN: bind,
   RELAY_DATA_DIR: v.pipe(text, v.nonEmpty()),
   DATABASE_URL: v.union([
-    v.pipe(v.literal(''), v.transform(() => null)),
+    v.pipe(
+      v.literal(''),
+      v.transform(() => null),
+    ),
     v.pipe(text, v.regex(/^postgres(ql)?:\/\//)),
   ]),
   RELAY_PLC_HOST: httpUrl,
-  RELAY_UPSTREAM: v.union([v.pipe(text, v.literal(''), v.transform(() => null)), httpUrl]),
+  RELAY_UPSTREAM: v.union([
+    v.pipe(
+      text,
+      v.literal(''),
+      v.transform(() => null),
+    ),
+    httpUrl,
+  ]),
   RELAY_HOSTS: list,
   RELAY_REPLAY_WINDOW: v.pipe(
     text,
@@ -236,7 +251,13 @@ const SCHEMAS = {
     v.picklist(['true', 'false']),
     v.transform((value) => value === 'true'),
   ),
-  RELAY_INGEST_WORKERS: v.union([v.pipe(v.literal(''), v.transform(() => null)), wholeNumber(0, 64)]),
+  RELAY_INGEST_WORKERS: v.union([
+    v.pipe(
+      v.literal(''),
+      v.transform(() => null),
+    ),
+    wholeNumber(0, 64),
+  ]),
   RELAY_HOST_ACCOUNT_LIMIT: wholeNumber(1, 100_000_000),
   RELAY_NEW_HOSTS_PER_DAY: wholeNumber(0, 1_000_000),
   LOG_LEVEL: v.pipe(text, v.picklist(['debug', 'info', 'warn', 'error'])),
@@ -264,7 +285,9 @@ export const readConfig = (environment: Readonly<Record<string, string | undefin
     if (result.success) return result.output as v.InferOutput<(typeof SCHEMAS)[Name]>;
     // A secret must not end up in a terminal or a log, not even a bad one.
     const shown =
-      name === 'RELAY_ADMIN_PASSWORD' || name === 'DATABASE_URL' ? '' : ` is ${JSON.stringify(value.slice(0, 200))}:`;
+      name === 'RELAY_ADMIN_PASSWORD' || name === 'DATABASE_URL'
+        ? ''
+        : ` is ${JSON.stringify(value.slice(0, 200))}:`;
     throw new ConfigError(`${name}${shown} accepted is ${setting.accepts}`);
   };
 

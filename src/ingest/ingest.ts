@@ -9,10 +9,11 @@
  * Nothing is lost here: a host's cursor moves only over frames that were handed on or refused, so whatever is
  * thrown away with a connection is sent again by the host.
  */
+import { latin1 } from '../firehose/cbor.ts';
 import { fillMissing } from '../firehose/edit.ts';
 import { scanFrame } from '../firehose/scan.ts';
 import { KIND, type ScannedFrame } from '../firehose/types.ts';
-import { createLimiter, type Limiter } from '../hosts/limits.ts';
+import { createLimiters, type Limiter } from '../hosts/limits.ts';
 import type { CloseOutcome, HostLimits, Subscribe, Subscription } from '../hosts/types.ts';
 import type { Reason, Rejection } from '../reasons.ts';
 import { createSigningKey } from '../repo/key.ts';
@@ -116,9 +117,6 @@ interface Queued {
   readonly receivedAtMs: number;
 }
 
-const latin1 = (bytes: Uint8Array): string =>
-  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).latin1Slice(0, bytes.length);
-
 /**
  * Builds one ingest thread's worth of hosts.
  *
@@ -132,6 +130,8 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   const connections = new Map<number, Connection>();
   const identities = new TwoGenerations<string, CachedIdentity>(MAX_CACHED_IDENTITIES);
   const heldDids = new Map<string, HeldDid>();
+  // They outlive connections: a host does not get a full bucket by reconnecting.
+  const limiters = createLimiters();
   const counters: IngestCounters = {
     frames: 0,
     bytes: 0,
@@ -290,9 +290,9 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       opCount: frame.ops.length,
       rev: frame.rev,
       since: frame.since,
-      commit: verified === null ? null : latin1(verified.commit),
-      data: verified === null ? null : latin1(verified.data),
-      prevData: verified?.prevData == null ? null : latin1(verified.prevData),
+      commit: verified === null ? null : latin1(verified.commit, 0, 32),
+      data: verified === null ? null : latin1(verified.data, 0, 32),
+      prevData: verified?.prevData == null ? null : latin1(verified.prevData, 0, 32),
       lenient: verified === null ? null : verified.lenient,
       active: frame.active,
       status: frame.status,
@@ -305,8 +305,8 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
 
   // --- deciding on one frame -----------------------------------------------------------------------------
 
-  const ask = (did: string, fresh: boolean): 'ask' => {
-    requests.push({ did, fresh });
+  const ask = (connection: Connection, did: string, fresh: boolean): 'ask' => {
+    requests.push({ did, fresh, hostname: connection.hostname });
     return 'ask';
   };
 
@@ -317,7 +317,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     if (identity === undefined) {
       counters.identityMisses++;
       // An #identity event says that what is stored is out of date.
-      return ask(did, frame.kind === KIND.identity);
+      return ask(connection, did, frame.kind === KIND.identity);
     }
     counters.identityHits++;
     const now = nowMs();
@@ -328,13 +328,14 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       return 'done';
     };
 
-    if (frame.kind === KIND.identity && identity.atMs < receivedAtMs) return ask(did, true);
+    if (frame.kind === KIND.identity && identity.atMs < receivedAtMs) return ask(connection, did, true);
     if (identity.reason !== null) {
-      if (identity.atMs < receivedAtMs && now - identity.atMs > REFUSED_IDENTITY_MS) return ask(did, true);
+      if (identity.atMs < receivedAtMs && now - identity.atMs > REFUSED_IDENTITY_MS)
+        return ask(connection, did, true);
       return finish({ reason: identity.reason });
     }
     if (identity.pds !== connection.hostname) {
-      if (!settled) return ask(did, true);
+      if (!settled) return ask(connection, did, true);
       return finish({ reason: 'wrong_host', detail: `its PDS is ${identity.pds ?? 'unknown'}` });
     }
     if (frame.kind !== KIND.commit && frame.kind !== KIND.sync) {
@@ -342,7 +343,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       return 'done';
     }
     if (identity.key === null) {
-      if (!settled) return ask(did, true);
+      if (!settled) return ask(connection, did, true);
       return finish({ reason: 'did_no_signing_key' });
     }
     const verdict =
@@ -355,7 +356,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
           })
         : verifySync(frame, identity.key, { nowMs: now });
     if (!verdict.ok) {
-      if (verdict.reason === 'signature_invalid' && !settled) return ask(did, true);
+      if (verdict.reason === 'signature_invalid' && !settled) return ask(connection, did, true);
       return finish(verdict);
     }
     handOn(connection, frame, verdict);
@@ -364,7 +365,12 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
 
   // --- waiting for identities ----------------------------------------------------------------------------
 
-  const hold = (connection: Connection, frame: ScannedFrame, receivedAtMs: number, waiting: HeldDid): void => {
+  const hold = (
+    connection: Connection,
+    frame: ScannedFrame,
+    receivedAtMs: number,
+    waiting: HeldDid,
+  ): void => {
     const item: HeldFrame = { connection, frame, receivedAtMs, done: false };
     waiting.items.push(item);
     connection.held.push(item);
@@ -401,6 +407,13 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
 
   const identified = (answers: readonly IdentityAnswer[]): void => {
     for (const answer of answers) {
+      if (answer.again) {
+        // Asking goes on only for as long as somebody waits.
+        const first = heldDids.get(answer.did)?.items[0];
+        if (first !== undefined)
+          requests.push({ did: answer.did, fresh: answer.fresh, hostname: first.connection.hostname });
+        continue;
+      }
       const key =
         answer.keyType === null || answer.key === null
           ? null
@@ -581,7 +594,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
         hostId: command.hostId,
         hostname: command.hostname,
         validation: command.validation,
-        limiter: createLimiter(command.limits, nowMs()),
+        limiter: limiters.of(command.hostId, command.limits, nowMs()),
         skip: new Set(command.skip),
         subscription: null,
         open: true,

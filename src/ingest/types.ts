@@ -63,9 +63,11 @@ export interface IngestBatch {
 export interface IdentityRequest {
   readonly did: string;
   readonly fresh: boolean;
+  /** The host whose event asks. */
+  readonly hostname: string;
 }
 
-/** The answer. It comes once per request, however long that takes: passing failures are retried by the core. */
+/** The answer; exactly one per request. */
 export interface IdentityAnswer {
   readonly did: string;
   /** hostname[:port] of its PDS. */
@@ -77,6 +79,10 @@ export interface IdentityAnswer {
   readonly reason: Reason | null;
   /** When the look-up behind this answer was made, ms. */
   readonly atMs: number;
+  /** The look-up failed for a passing reason, and the pause after it is over: ask again if anyone still waits. */
+  readonly again: boolean;
+  /** As it was asked. */
+  readonly fresh: boolean;
 }
 
 export type PausedFor = 'rate_limit' | 'bytes_in_flight' | 'pending_identities';

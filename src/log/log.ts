@@ -52,6 +52,8 @@ export interface LogOptions {
   readonly retainEveryMs?: number;
   /** A random 32-bit number, for a new log. */
   readonly seed?: number;
+  /** Where a log without any segment begins: after a lost log, behind all seqs that were ever given. Default 1. */
+  readonly firstSeq?: number;
   readonly files?: LogFiles;
   /** Something an operator should read. */
   readonly warn?: (message: string) => void;
@@ -426,9 +428,10 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
   }));
   const view = createView(files, recordSeed, tail, segments);
   if (segments.length === 0) {
-    const file = path.join(dir, segmentName(1));
-    activeFd = await createSegment(file, 1, null, 0, 0, 0);
-    segments.push(newSegment(file, 1, 0));
+    const firstSeq = options.firstSeq ?? 1;
+    const file = path.join(dir, segmentName(firstSeq));
+    activeFd = await createSegment(file, firstSeq, null, 0, 0, 0);
+    segments.push(newSegment(file, firstSeq, 0));
     activeEnd = SEGMENT_HEADER_BYTES;
   } else {
     const newest = segments[segments.length - 1]!;

@@ -1,0 +1,132 @@
+/**
+ * All ingest threads as one: spreads the hosts over them, and keeps each host where it is, so that its events stay
+ * in order. With no workers, ingest runs in the thread of the caller.
+ */
+import { subscribe } from '../hosts/subscription.ts';
+import type { IngestControl } from '../hosts/types.ts';
+import { createIngest } from './ingest.ts';
+import type { FromWorker, ToWorker, WorkerOptions } from './messages.ts';
+import type { IdentityAnswer, Ingest, IngestCounters, IngestEvents } from './types.ts';
+import { decodeBatch } from './wire.ts';
+
+export interface IngestPool extends IngestControl {
+  /** Sums over all threads. */
+  counters(): IngestCounters;
+  /** Ends all connections and threads. */
+  stop(): Promise<void>;
+  readonly threads: number;
+}
+
+export interface IngestPoolDeps {
+  readonly workers: number;
+  /** maxBytesInFlight is for all threads together. */
+  readonly options: WorkerOptions;
+  /** The receiver of one thread's reports; called once per thread. */
+  readonly lane: (thread: Pick<Ingest, 'acknowledge' | 'identified'>) => IngestEvents;
+  /** A thread ended by itself: a fault of ours. */
+  readonly died: (detail: string) => void;
+}
+
+const NO_COUNTERS: IngestCounters = {
+  frames: 0,
+  bytes: 0,
+  bytesInFlight: 0,
+  heldFrames: 0,
+  heldBytes: 0,
+  heldDids: 0,
+  skippedFrames: 0,
+  textMessages: 0,
+  pauses: 0,
+  identityHits: 0,
+  identityMisses: 0,
+  discardedFrames: 0,
+};
+
+const createThread = (deps: IngestPoolDeps, options: WorkerOptions): Ingest => {
+  const worker = new Worker(new URL('./worker.ts', import.meta.url).href);
+  const send = (message: ToWorker): void => worker.postMessage(message);
+  let counters = NO_COUNTERS;
+  let stopped: (() => void) | null = null;
+  const thread: Ingest = {
+    connect: (command) => send({ kind: 'connect', command }),
+    disconnect: (hostId) => send({ kind: 'disconnect', hostId }),
+    setLimits: (hostId, limits) => send({ kind: 'limits', hostId, limits }),
+    identified: (answers: readonly IdentityAnswer[]) => send({ kind: 'identified', answers }),
+    acknowledge: (bytes) => send({ kind: 'acknowledge', bytes }),
+    get counters() {
+      return counters;
+    },
+    stop: () =>
+      new Promise((resolve) => {
+        stopped = resolve;
+        send({ kind: 'stop' });
+      }),
+  };
+  const events = deps.lane(thread);
+  worker.onmessage = ({ data }: MessageEvent<ArrayBuffer | FromWorker>) => {
+    if (data instanceof ArrayBuffer) {
+      events.batch(decodeBatch(data));
+      return;
+    }
+    switch (data.kind) {
+      case 'opened':
+        return events.opened(data.hostId, data.server);
+      case 'closed':
+        return events.closed(data.hostId, data.outcome);
+      case 'identify':
+        return events.identify(data.requests);
+      case 'info':
+        return events.info(data.hostId, data.name, data.message);
+      case 'paused':
+        return events.paused(data.hostId, data.pausedFor);
+      case 'counters':
+        counters = data.counters;
+        return;
+      case 'stopped':
+        stopped?.();
+        stopped = null;
+        return;
+    }
+  };
+  worker.onerror = (event) => deps.died(event.message);
+  worker.addEventListener('close', () => {
+    if (stopped !== null) stopped();
+  });
+  send({ kind: 'start', options });
+  return thread;
+};
+
+/** Starts the threads. Hosts are spread by id. */
+export const createIngestPool = (deps: IngestPoolDeps): IngestPool => {
+  const count = Math.max(1, deps.workers);
+  const options = { ...deps.options, maxBytesInFlight: Math.floor(deps.options.maxBytesInFlight / count) };
+  const threads: Ingest[] = [];
+  if (deps.workers === 0) {
+    const holder: { thread: Ingest | null } = { thread: null };
+    const events = deps.lane({
+      acknowledge: (bytes) => holder.thread?.acknowledge(bytes),
+      identified: (answers) => holder.thread?.identified(answers),
+    });
+    holder.thread = createIngest({ ...options, subscribe, nowMs: Date.now }, events);
+    threads.push(holder.thread);
+  } else {
+    for (let index = 0; index < count; index++) threads.push(createThread(deps, options));
+  }
+  const threadOf = (hostId: number): Ingest => threads[hostId % threads.length]!;
+  return {
+    connect: (command) => threadOf(command.hostId).connect(command),
+    disconnect: (hostId) => threadOf(hostId).disconnect(hostId),
+    setLimits: (hostId, limits) => threadOf(hostId).setLimits(hostId, limits),
+    counters() {
+      const sum = { ...NO_COUNTERS };
+      for (const { counters } of threads) {
+        for (const name of Object.keys(sum) as (keyof IngestCounters)[]) sum[name] += counters[name];
+      }
+      return sum;
+    },
+    async stop() {
+      await Promise.all(threads.map((thread) => thread.stop()));
+    },
+    threads: threads.length,
+  };
+};

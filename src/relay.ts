@@ -1,0 +1,401 @@
+/**
+ * One relay in one process: composes the rooms in the order of the river and takes them down in reverse. Decides
+ * nothing itself.
+ */
+import path from 'node:path';
+import { createApi } from './api/api.ts';
+import { createHealth } from './api/health.ts';
+import { createPages } from './api/pages/create-pages.ts';
+import { type RunningServer, startServer } from './api/server.ts';
+import type { Accounts } from './api/types.ts';
+import { SERVER_HEADER, VERSION } from './api/version.ts';
+import type { Config } from './config.ts';
+import { createFirehoseEdge, type FirehoseEdge } from './firehose/edge/edge.ts';
+import { createRoster, type HostRoster } from './hosts/roster.ts';
+import type { IngestControl } from './hosts/types.ts';
+import { createUpstream, type Upstream } from './hosts/upstream.ts';
+import { createResolver } from './identity/resolver.ts';
+import { createIngestPool, type IngestPool } from './ingest/pool.ts';
+import { didHash } from './log/did-hash.ts';
+import { openLog } from './log/log.ts';
+import type { Log } from './log/types.ts';
+import type { Logger } from './logger.ts';
+import { createEventLoopSampler } from './metrics/event-loop.ts';
+import { createHostGroups } from './metrics/host-groups.ts';
+import { type MetricsServer, startMetricsServer } from './metrics/server.ts';
+import type { MetricsSources } from './metrics/types.ts';
+import { systemClock } from './network/clock.ts';
+import { guardedFetch } from './network/fetch.ts';
+import { guardedLookup } from './network/lookup.ts';
+import { nativeSecp256k1 } from './repo/key.ts';
+import { accountRow, createAccounts } from './sequencer/accounts.ts';
+import { effectiveStatus } from './sequencer/decide.ts';
+import { createFlusher } from './sequencer/flusher.ts';
+import { createHealer, type Healer } from './sequencer/healer.ts';
+import { createIdentityDesk } from './sequencer/identities.ts';
+import { rebuild } from './sequencer/rebuild.ts';
+import { createSequencer, type Sequencer } from './sequencer/sequencer.ts';
+import { DatabaseInUseError } from './state/connections.ts';
+import { startEmbeddedPostgres } from './state/embedded.ts';
+import { openState } from './state/state.ts';
+
+/** Frames received and not yet sequenced, over all threads: half a second at full speed. */
+export const MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024;
+const HANDSHAKE_TIMEOUT_MS = 15_000;
+const PING_INTERVAL_MS = 30_000;
+/** Above the protocol's limit, so that a frame a little too large costs that frame and not the connection. */
+const MAX_RECEIVED_FRAME_BYTES = 8_000_000;
+/** The newest of the log in memory, for live readers: seconds at full speed. */
+const TAIL_BYTES = 16 * 1024 * 1024;
+
+export interface Relay {
+  readonly url: string;
+  readonly metricsUrl: string;
+  readonly log: Log;
+  readonly roster: HostRoster;
+  readonly sequencer: Sequencer;
+  readonly edge: FirehoseEdge;
+  readonly ingest: IngestPool;
+  readonly sources: MetricsSources;
+  /** Stops taking events in, stores everything, says goodbye to consumers. */
+  stop(): Promise<void>;
+}
+
+/** Resolves when the relay serves. Rejects, with what was started stopped again, when it cannot. */
+export const startRelay = async (
+  config: Config,
+  logger: Logger,
+  onFatal: (error: unknown) => void,
+): Promise<Relay> => {
+  const stops: (() => Promise<void> | void)[] = [];
+  const stopAll = async (): Promise<void> => {
+    for (const stop of stops.reverse()) {
+      try {
+        await stop();
+      } catch (error) {
+        logger.error('something did not stop well', { error: String(error) });
+      }
+    }
+    stops.length = 0;
+  };
+  try {
+    return await compose(config, logger, onFatal, stops, stopAll);
+  } catch (error) {
+    await stopAll();
+    throw error;
+  }
+};
+
+const compose = async (
+  config: Config,
+  logger: Logger,
+  onFatal: (error: unknown) => void,
+  stops: (() => Promise<void> | void)[],
+  stopAll: () => Promise<void>,
+): Promise<Relay> => {
+  if (!nativeSecp256k1())
+    throw new Error(
+      'the secp256k1 package runs without its native code here, which is ten times too slow for a relay; ' +
+        'reinstall it on a machine with a C compiler',
+    );
+  const nowMs = Date.now;
+  const startedAtMs = nowMs();
+
+  // --- what is kept: log and state ---
+  const log = await openLog({
+    dir: path.join(config.dataDir, 'log'),
+    windowMs: config.replayWindowMs,
+    maxBytes: config.replayMaxBytes,
+    tailBytes: TAIL_BYTES,
+    warn: (message) => logger.warn(message),
+    fatal: onFatal,
+  }).catch((error: unknown) => {
+    throw error;
+  });
+  stops.push(() => log.close());
+
+  let address: Parameters<typeof openState>[0]['database'];
+  if (config.databaseUrl === null) {
+    const embedded = await startEmbeddedPostgres({
+      dataDir: config.dataDir,
+      log: (level, message) => logger.log(level, message),
+    });
+    stops.push(() => embedded.stop());
+    address = embedded.database;
+  } else {
+    address = config.databaseUrl;
+  }
+  const state = await openState({ database: address, log: (level, message) => logger.log(level, message) });
+  stops.push(() => state.close());
+
+  const position = await state.position();
+  const rows = await state.loadHosts();
+  const takendown = await state.takedowns();
+  log.setSkippedDids(new Set(takendown.map(didHash)));
+
+  // --- hosts and the one that decides ---
+  const late: { ingest: IngestPool | null; healer: Healer | null } = { ingest: null, healer: null };
+  const control: IngestControl = {
+    connect: (command) => late.ingest!.connect(command),
+    disconnect: (hostId) => late.ingest!.disconnect(hostId),
+    setLimits: (hostId, limits) => late.ingest!.setLimits(hostId, limits),
+  };
+  const logFields = (level: 'info' | 'warn', message: string, fields: Record<string, string | number>) =>
+    logger.log(level, message, fields);
+  const roster = createRoster({
+    rows,
+    domainBans: await state.domainBans(),
+    state,
+    ingest: control,
+    clock: systemClock,
+    random: Math.random,
+    fetch: guardedFetch,
+    config: { ...config, userAgent: SERVER_HEADER },
+    storeSoon: () => flusher.flush(),
+    log: logFields,
+  });
+  const accounts = createAccounts(state, (hostId) => roster.host(hostId)?.hostname);
+  const sequencer = createSequencer({
+    log,
+    roster,
+    accounts,
+    healer: () => late.healer!,
+    validation: config.validation,
+    hostGroupOf: createHostGroups(config.trustedDomains),
+    nowMs,
+    sleep: Bun.sleep,
+    warn: (message, fields) => logger.warn(message, fields),
+  });
+  const flusher = createFlusher({
+    state,
+    log,
+    accounts,
+    roster,
+    takeRejections: () => sequencer.takeRejections(),
+    nowMs,
+    warn: (message, fields) => logger.warn(message, fields),
+    position,
+    fatal: (error) => {
+      if (!(error instanceof DatabaseInUseError)) return false;
+      onFatal(error);
+      return true;
+    },
+  });
+
+  if (log.appendedSeq < position)
+    throw new Error(
+      `the database reflects seq ${position}, but the log in ${config.dataDir}/log ends at ${log.appendedSeq}: ` +
+        'restore the log, or point DATABASE_URL and RELAY_DATA_DIR at what belongs together',
+    );
+  const remade = await rebuild(position, {
+    log,
+    roster,
+    accounts,
+    flush: async () => flusher.flush(),
+    progress: (records) => logger.info('reading the log into the database', { records }),
+  });
+  if (remade > 0) logger.info('brought the database up to the log', { records: remade });
+  flusher.start();
+  stops.push(() => flusher.stop());
+
+  // --- identities and ingest ---
+  const resolver = createResolver({
+    plcUrl: config.plcUrl,
+    allowInsecure: config.allowInsecureHosts,
+    userAgent: SERVER_HEADER,
+  });
+  stops.push(() => resolver.close());
+  late.healer = createHealer({
+    fetch: guardedFetch,
+    clock: systemClock,
+    userAgent: SERVER_HEADER,
+    allowPrivateAddresses: config.allowInsecureHosts,
+    found: (did, status) => sequencer.healed(did, status),
+  });
+  const desk = createIdentityDesk({
+    accounts,
+    resolver,
+    roster,
+    nowMs,
+    after: (delayMs, callback) => {
+      setTimeout(callback, delayMs).unref();
+    },
+  });
+  const ingest = createIngestPool({
+    workers: config.ingestWorkers,
+    options: {
+      userAgent: SERVER_HEADER,
+      allowPrivateAddresses: config.allowInsecureHosts,
+      handshakeTimeoutMs: HANDSHAKE_TIMEOUT_MS,
+      pingIntervalMs: PING_INTERVAL_MS,
+      maxFrameBytes: MAX_RECEIVED_FRAME_BYTES,
+      maxBytesInFlight: MAX_BYTES_IN_FLIGHT,
+    },
+    lane: (thread) => ({
+      ...sequencer.lane((bytes) => thread.acknowledge(bytes)),
+      identify: (requests) => desk.ask(requests, (answers) => thread.identified(answers)),
+    }),
+    died: (detail) => onFatal(new Error(`an ingest thread died: ${detail}`)),
+  });
+  late.ingest = ingest;
+  stops.push(async () => {
+    await ingest.stop();
+    await sequencer.idle();
+  });
+  stops.push(() => roster.stop());
+
+  // --- what is served ---
+  const eventLoop = createEventLoopSampler();
+  stops.push(() => eventLoop.stop());
+  const edge = createFirehoseEdge({ log, onLogFailure: onFatal });
+  const accountsView: Accounts = {
+    async lookup(did) {
+      if (accounts.get(did) === undefined) await accounts.load([did]);
+      const account = accounts.get(did);
+      return account?.known ? accountRow(account) : null;
+    },
+    effective(row) {
+      const status = effectiveStatus(row);
+      return status === null ? { active: true } : { active: false, status };
+    },
+  };
+  const health = createHealth({
+    logProblem: () =>
+      log.stats.diskPressure && log.stats.pendingBytes > 32 * 1024 * 1024 ? 'the disk is full' : null,
+    stateFailingSinceMs: () => flusher.failingSinceMs,
+    maxEventLoopLagMs: () => eventLoop.lag.maxMs,
+    hosts: () => ({ wanted: wantedHosts(), connected: roster.counters.connected }),
+  });
+  const wantedHosts = (): number => roster.list().filter((view) => view.row.status !== 'banned').length;
+  const consumers = () => edge.consumers();
+  const app = createApi({
+    roster,
+    state,
+    accounts: accountsView,
+    pages: createPages({ roster, state, accounts: accountsView, log, consumers }),
+    consumers,
+    health,
+    adminPasswords: config.adminPasswords,
+    onError: (error, route) => logger.error('a request failed', { route, error: String(error) }),
+  });
+  const server: RunningServer = startServer({
+    host: config.apiHost,
+    port: config.apiPort,
+    app,
+    edges: { '/xrpc/com.atproto.sync.subscribeRepos': edge },
+  });
+  stops.push(() => server.close());
+
+  const sources: MetricsSources = {
+    events: () =>
+      [...sequencer.groups].flatMap(([hostGroup, { events }]) =>
+        (['', 'commit', 'sync', 'identity', 'account', 'info', 'unknown', 'error'] as const).flatMap(
+          (kind, index) => (events[index]! > 0 ? [{ hostGroup, kind, count: events[index]! }] : []),
+        ),
+      ),
+    rejections: () =>
+      [...sequencer.groups].flatMap(([hostGroup, { rejections }]) =>
+        [...rejections].map(([reason, count]) => ({ hostGroup, reason, count })),
+      ),
+    ingest() {
+      const { bytesInFlight, heldFrames, heldDids, heldBytes, ...totals } = ingest.counters();
+      const pausedHosts: Record<string, number> = {};
+      for (const view of roster.list())
+        if (view.pausedFor !== null) pausedHosts[view.pausedFor] = (pausedHosts[view.pausedFor] ?? 0) + 1;
+      return {
+        bytesInFlight,
+        maxBytesInFlight: MAX_BYTES_IN_FLIGHT,
+        pendingIdentities: heldDids,
+        pendingEvents: heldFrames,
+        lagSeconds: sequencer.lagSeconds,
+        pausedHosts,
+        totals: { ...totals, heldBytes },
+      };
+    },
+    log: () => ({ lastSeq: log.lastSeq, oldestSeq: log.oldestSeq, stats: log.stats }),
+    edges() {
+      const { counters } = edge;
+      return [
+        {
+          edge: 'firehose',
+          consumers: counters.liveConsumers + counters.laggingConsumers,
+          laggingConsumers: counters.laggingConsumers,
+          queuedBytes: counters.queuedBytes,
+          totals: { ...counters },
+        },
+      ];
+    },
+    eventLoop: () => eventLoop.lag,
+    hosts() {
+      const byStatus: Record<string, number> = {};
+      for (const { row } of roster.list()) byStatus[row.status] = (byStatus[row.status] ?? 0) + 1;
+      return { byStatus, connected: roster.counters.connected };
+    },
+    resolver: () => ({ ...resolver.counters }),
+    state: () => ({
+      position: flusher.stats.position,
+      lastFlushMs: flusher.stats.lastFlushMs,
+      failing: flusher.failingSinceMs !== null,
+      totals: { ...state.counters, flushes: flusher.stats.flushes, flushFailures: flusher.stats.failures },
+    }),
+    rooms: () => ({
+      sequencer: { ...sequencer.counters },
+      accounts: { ...accounts.counters, cached: accounts.size, dirty: accounts.dirtyCount },
+      identities: { ...desk.counters },
+      healer: { ...late.healer!.counters },
+      roster: { ...roster.counters },
+      crawl: { ...roster.crawlCounters },
+      lookup: { ...guardedLookup(config.allowInsecureHosts).counters },
+    }),
+  };
+  const metrics: MetricsServer = startMetricsServer({
+    host: config.metricsHost,
+    port: config.metricsPort,
+    sources,
+  });
+  stops.push(() => metrics.close());
+  logger.info('serving', {
+    version: VERSION,
+    url: server.url,
+    metrics: metrics.url,
+    startMs: nowMs() - startedAtMs,
+  });
+
+  // --- now events may come ---
+  roster.start();
+  if (config.extraHosts.length > 0) {
+    const result = await roster.addHosts(
+      config.extraHosts.map((hostname) => ({ hostname })),
+      'config',
+    );
+    if (result.refused > 0)
+      logger.warn('some of RELAY_HOSTS cannot be followed', { refused: result.refused });
+    logger.info('hosts of RELAY_HOSTS', result);
+  }
+  if (config.upstreamUrl !== null) {
+    const upstream: Upstream = createUpstream({
+      url: config.upstreamUrl,
+      fetch: guardedFetch,
+      clock: systemClock,
+      random: Math.random,
+      userAgent: SERVER_HEADER,
+      allowPrivateAddresses: config.allowInsecureHosts,
+      addHosts: (hosts) => roster.addHosts(hosts, 'upstream'),
+      log: logFields,
+    });
+    upstream.start();
+    stops.push(() => upstream.stop());
+  }
+
+  return {
+    url: server.url,
+    metricsUrl: metrics.url,
+    log,
+    roster,
+    sequencer,
+    edge,
+    ingest,
+    sources,
+    stop: stopAll,
+  };
+};
