@@ -136,6 +136,16 @@ const startWriter = (account: Account, seed: number) => {
 
 const describe = (did: string, accounts: ReadonlyMap<string, string>) => `${accounts.get(did) ?? '?'} ${did}`;
 
+/** What weir's page for people says of an account, as one line of text. */
+const explanation = async (weir: Weir, did: string): Promise<string> => {
+  const page = await fetch(`${weir.url}/accounts/${did}`).then(
+    (response) => response.text(),
+    (error) => String(error),
+  );
+  const text = page.replace(/<(style|script)[\s\S]*?<\/\1>/g, '').replace(/<[^>]*>/g, ' ');
+  return text.replace(/\s+/g, ' ').slice(0, 1500);
+};
+
 const main = async () => {
   console.log(`seed ${options.seed}${options.direct ? ', direct: the consumers follow the PDS itself' : ''}`);
   const installed = await install(options.cache);
@@ -261,15 +271,18 @@ const main = async () => {
       return { found, errors };
     };
     return settle(() => {
+      if (weir !== null && weir.death !== null) throw new Error(weir.death);
       const { found, errors } = problems();
       return found.size === 0 && errors.length === 0
         ? null
         : [...found.values(), ...errors].slice(0, 5).join('\n');
-    }, timeoutMs).catch((error) => {
+    }, timeoutMs).catch(async (error: Error) => {
       const { found, errors } = problems();
       for (const did of found.keys()) reported.add(did);
       reportedErrors += errors.length;
-      throw error;
+      const [first] = found.keys();
+      if (weir === null || weir.death !== null || first === undefined) throw error;
+      throw new Error(`${error.message}\nweir on ${first}: ${await explanation(weir, first)}`);
     });
   };
   /** The PDSes' own streams have caught up with the ledger (they forget events of deleted accounts). */
@@ -282,14 +295,22 @@ const main = async () => {
         }
       return null;
     });
-  const acted = (name: string, act: () => Promise<unknown>) =>
-    step(name, async () => {
+  const acted = async (name: string, act: () => Promise<unknown>) => {
+    const ok = await step(name, async () => {
       await act();
       await settleSources();
       const from = performance.now();
       await seesAll(20_000);
       return `seen ${Math.round(performance.now() - from)} ms after the PDS had sent it`;
     });
+    if (weir !== null && weir.death !== null)
+      await step('weir, which had ended by itself, starts again and has lost nothing', async () => {
+        await weir.start();
+        await seesAll(20_000);
+        return undefined;
+      });
+    return ok;
+  };
 
   let alice!: Account;
   let bob!: Account;
@@ -424,7 +445,14 @@ const main = async () => {
       await settle(() => (raw.frames.length > seenBefore ? null : 'no event after the restart'), 20_000);
       return `start ${startMs} ms, ${seenBefore} events seen before, ${left.length} processes had outlived it`;
     });
-    if (!ok && weir?.exited) break;
+    if (!ok && weir !== null && weir.death !== null) {
+      const again = await step('weir, which had ended by itself, starts at the second attempt', async () => {
+        await Bun.sleep(2000);
+        await weir.start();
+        return undefined;
+      });
+      if (!again) break;
+    }
   }
   await step('the writers have written all along', async () => {
     const acts = (await stopWriters()).reduce((sum, count) => sum + count, 0);

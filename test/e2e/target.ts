@@ -30,8 +30,8 @@ export interface Weir extends Target {
   readonly logFile: string;
   /** Processes that belong to this weir's data directory, itself excluded: pid and command. */
   leftOver(): Promise<{ pid: number; command: string }[]>;
-  /** Whether the current process has ended by itself. */
-  readonly exited: boolean;
+  /** How the process ended by itself, in words; null while it runs or when it was ended from here. */
+  readonly death: string | null;
 }
 
 const ROOT = join(import.meta.dir, '..', '..');
@@ -100,8 +100,10 @@ export const createWeir = async (
     LOG_FORMAT: 'text',
   });
   let child: Bun.Subprocess | null = null;
+  let ending = false;
 
   const spawn = async () => {
+    ending = false;
     const log = openSync(logFile, 'a');
     child = Bun.spawn([process.execPath, 'src/main.ts', 'serve'], {
       cwd: ROOT,
@@ -113,21 +115,22 @@ export const createWeir = async (
   };
   const leftOver = async () => (await processesOf(dataDir)).filter(({ pid }) => pid !== child?.pid);
 
-  return {
+  const weir: Weir = {
     url,
     metricsUrl: `http://127.0.0.1:${metricsPort}/metrics`,
     adminAuthorization: basic('admin', password),
     logFile,
     leftOver,
-    get exited() {
-      return child === null || child.exitCode !== null || child.signalCode !== null;
+    get death() {
+      if (child === null || ending || (child.exitCode === null && child.signalCode === null)) return null;
+      return `weir ended by itself (code ${child.exitCode}, signal ${child.signalCode})`;
     },
     spawn,
     start: async () => {
       await spawn();
       const deadline = Date.now() + START_TIMEOUT_MS;
       while (Date.now() < deadline) {
-        if (child!.exitCode !== null) throw new Error(`weir ended by itself with code ${child!.exitCode}`);
+        if (weir.death !== null) throw new Error(weir.death);
         const health = await fetch(`${url}/xrpc/_health`, { signal: AbortSignal.timeout(2000) }).catch(
           () => null,
         );
@@ -137,12 +140,14 @@ export const createWeir = async (
       throw new Error(`weir was not healthy after ${START_TIMEOUT_MS / 1000} s`);
     },
     kill: async (withChildren) => {
+      ending = true;
       child?.kill('SIGKILL');
       if (withChildren) for (const { pid } of await leftOver()) killPid(pid);
       await child?.exited;
     },
     stop: async () => {
       if (child === null) return null;
+      ending = true;
       child.kill('SIGTERM');
       const code = await Promise.race([child.exited, Bun.sleep(STOP_TIMEOUT_MS).then(() => null)]);
       if (code === null) child.kill('SIGKILL');
@@ -150,11 +155,13 @@ export const createWeir = async (
       return code;
     },
     cleanUp: async () => {
+      ending = true;
       child?.kill('SIGKILL');
       await child?.exited;
       for (const { pid } of await processesOf(dataDir)) killPid(pid);
     },
   };
+  return weir;
 };
 
 /** A PDS seen through a proxy on a port of its own. */
