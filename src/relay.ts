@@ -207,7 +207,6 @@ const compose = async (
   stops.push(() => resolver.close());
   late.healer = createHealer({
     fetch: guardedFetch,
-    clock: systemClock,
     userAgent: SERVER_HEADER,
     allowPrivateAddresses: config.allowInsecureHosts,
     found: (did, status) => sequencer.healed(did, status),

@@ -3,9 +3,7 @@
  * nobody stays shut out because of one status event that got lost.
  */
 
-import type { Clock } from '../network/clock.ts';
 import type { GuardedFetch } from '../network/fetch.ts';
-import { createRecent } from '../network/recent.ts';
 
 /** An account is asked about at most this often. */
 export const ASK_EVERY_MS = 60_000;
@@ -28,13 +26,12 @@ export interface Healer {
  */
 export const createHealer = (deps: {
   readonly fetch: GuardedFetch;
-  readonly clock: Clock;
   readonly userAgent: string;
   readonly allowPrivateAddresses: boolean;
   readonly found: (did: string, status: string | null) => void;
 }): Healer => {
   const counters = { suspected: 0, asked: 0, healed: 0, confirmed: 0, failed: 0, dropped: 0 };
-  const asked = createRecent<string, number>(MAX_REMEMBERED);
+  const asked = new TTLCache<string, true>({ max: MAX_REMEMBERED, ttl: ASK_EVERY_MS });
   const queue: { did: string; url: string }[] = [];
   let inFlight = 0;
 
@@ -94,13 +91,12 @@ export const createHealer = (deps: {
   return {
     suspect(did, origin) {
       counters.suspected++;
-      const nowMs = deps.clock.nowMs();
-      if (nowMs - (asked.get(did) ?? 0) < ASK_EVERY_MS) return;
+      if (asked.has(did)) return;
       if (queue.length >= MAX_QUEUED) {
         counters.dropped++;
         return;
       }
-      asked.set(did, nowMs);
+      asked.set(did, true);
       const url = `${origin.secure ? 'https' : 'http'}://${origin.hostname}/xrpc/com.atproto.sync.getRepoStatus?did=${encodeURIComponent(did)}`;
       queue.push({ did, url });
       next();
