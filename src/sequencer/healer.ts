@@ -2,6 +2,7 @@
  * Accounts that we hold as inactive while events of them keep coming: their PDS is asked what is true, so that
  * nobody stays shut out because of one status event that got lost.
  */
+import { TTLCache } from '@isaacs/ttlcache';
 
 import type { GuardedFetch } from '../network/fetch.ts';
 
