@@ -1,0 +1,199 @@
+/**
+ * How many events a second go from hosts' sockets into the durable log and out to one consumer, strictly verified,
+ * and what does one cost? weir runs as it does in service (`serve`, embedded PostgreSQL) in its own process; a
+ * simulated network plays a recording at it; a consumer reads the firehose and checks that seqs have no gap.
+ *
+ * The baseline is the least that any relay has to do: scanning and verifying the same frames in a loop, measured
+ * just before on one thread of the same machine. The ratio to it holds better than events per second.
+ *
+ * bun bench/ingest.ts [case…]      cases: see CASES below; all by default
+ */
+
+import { keyOf } from '../simulator/account.ts';
+import { createNetwork } from '../simulator/network.ts';
+import { cachedRecording, type MakeOptions, type Recording } from '../simulator/recording.ts';
+import { scanFrame } from '../src/firehose/scan.ts';
+import { KIND } from '../src/firehose/types.ts';
+import { createSigningKey } from '../src/repo/key.ts';
+import type { SigningKey } from '../src/repo/types.ts';
+import { verifyCommit } from '../src/repo/verify.ts';
+import { cpuBetween, cpuByThread, cpuOf, loadLine, machineLine, memoryOf, percentile } from './machine.ts';
+import { CACHE_DIR, startDrain, startSimulator, startWeir, withDirectory } from './processes.ts';
+
+interface Case {
+  readonly hosts: number;
+  readonly workers: number;
+  /** Events per second, or as fast as weir takes them. */
+  readonly rate: number | 'max';
+  /** Events in the measured part. */
+  readonly events: number;
+}
+
+const CASES: Record<string, Case> = {
+  'max-w0': { hosts: 300, workers: 0, rate: 'max', events: 90_000 },
+  'max-w1': { hosts: 300, workers: 1, rate: 'max', events: 90_000 },
+  'max-3000-w0': { hosts: 3_000, workers: 0, rate: 'max', events: 45_000 },
+  '2000-3000-w0': { hosts: 3_000, workers: 0, rate: 2_000, events: 45_000 },
+  '2000-3000-w1': { hosts: 3_000, workers: 1, rate: 2_000, events: 45_000 },
+};
+/** Played first, at a moderate rate: every identity is looked up once, code becomes warm. */
+const WARM_UP = { events: 15_000, rate: 2_500 };
+const FLOOR_FRAMES = 6_000;
+const FLOOR_ROUNDS = 3;
+
+const recordingFor = (hosts: number): MakeOptions => ({
+  hosts,
+  accounts: 6_000,
+  events: WARM_UP.events + (hosts > 1_000 ? 45_000 : 90_000),
+  seed: 1,
+  // Flatter than the live network, so that the end of a run is not the end of one large host alone.
+  hostZipfExponent: 0.5,
+  largeRepoShare: 0.005,
+});
+
+/** Microseconds of CPU to scan and verify one of the recording's commits: the best of some rounds over the same frames. */
+const verificationFloorUs = async (recording: Recording): Promise<number> => {
+  const network = await createNetwork({ ...recording.options, ledgerEntries: 0 });
+  const keys = new Map<string, SigningKey>();
+  const frames: Uint8Array[] = [];
+  for (let event = WARM_UP.events; frames.length < FLOOR_FRAMES && event < recording.events; event++) {
+    const bytes = recording.frameAt(event);
+    const frame = scanFrame(bytes);
+    if (!frame.ok || frame.kind !== KIND.commit) continue;
+    frames.push(bytes.slice());
+    if (keys.has(frame.did)) continue;
+    const key = keyOf(network.find(frame.did)!, recording.options.seed ?? 1);
+    keys.set(frame.did, createSigningKey(key.type, key.publicKey)!);
+  }
+  const options = { nowMs: Date.now(), validation: 'strict', firstCommit: true } as const;
+  let best = Number.POSITIVE_INFINITY;
+  for (let round = 0; round < FLOOR_ROUNDS; round++) {
+    // CPU time and not the clock: other things may run on this machine.
+    const before = process.cpuUsage();
+    for (const bytes of frames) {
+      const frame = scanFrame(bytes);
+      if (!frame.ok) throw new Error(frame.reason);
+      const verdict = verifyCommit(frame, keys.get(frame.did)!, options);
+      if (!verdict.ok) throw new Error(verdict.reason);
+    }
+    const { user, system } = process.cpuUsage(before);
+    best = Math.min(best, (user + system) / frames.length);
+  }
+  return best;
+};
+
+const run = async (name: string, { hosts, workers, rate, events }: Case, floorUs: number): Promise<void> =>
+  withDirectory(async (dataDir) => {
+    const recording = recordingFor(hosts);
+    const simulator = startSimulator({ recording });
+    const { plcUrl, hostnames } = await simulator.hear<{ plcUrl: string; hostnames: string[] }>('ready');
+    const weir = await startWeir({
+      RELAY_DATA_DIR: dataDir,
+      RELAY_PLC_HOST: plcUrl,
+      RELAY_HOSTS: hostnames.join(','),
+      RELAY_ALLOW_INSECURE_HOSTS: 'true',
+      RELAY_TRUSTED_DOMAINS: 'localhost',
+      RELAY_INGEST_WORKERS: String(workers),
+    });
+    const drain = startDrain({
+      url: weir.url,
+      looks: true,
+      ...(rate === 'max' ? {} : { recording }),
+    });
+    await drain.hear('ready');
+    for (;;) {
+      simulator.tell({ do: 'connected' });
+      if ((await simulator.hear<number>('connected')) === hosts) break;
+      await Bun.sleep(100);
+    }
+    const idleMb = memoryOf(weir.pid).rssMb;
+    const reach = (frames: number): Promise<{ frames: number; atMs: number }> => {
+      drain.tell({ do: 'until', frames });
+      return drain.hear('reached');
+    };
+    simulator.tell({ do: 'release', until: WARM_UP.events, rate: WARM_UP.rate });
+    await reach(WARM_UP.events);
+
+    const load = loadLine();
+    const all = WARM_UP.events + events;
+    simulator.tell({ do: 'release', until: all, rate });
+    if (rate !== 'max') {
+      const playing = await simulator.hear<object>('playing');
+      drain.tell({ do: 'time', timing: { ...playing, rate } });
+    }
+    // The first and the last tenth are not measured: what is, is the flow.
+    const from = await reach(WARM_UP.events + events * 0.1);
+    const threadsBefore = cpuByThread(weir.pid);
+    const cpuBefore = cpuOf(weir.pid);
+    const healthMs: number[] = [];
+    let measuring = true;
+    const watching = (async () => {
+      while (measuring) {
+        healthMs.push((await weir.health()).ms);
+        await Bun.sleep(100);
+      }
+    })();
+    const until = await reach(WARM_UP.events + events * 0.9);
+    const threads = cpuBetween(threadsBefore, cpuByThread(weir.pid));
+    const cpuMs = cpuOf(weir.pid) - cpuBefore;
+    const { rssMb, peakMb } = memoryOf(weir.pid);
+    measuring = false;
+    await watching;
+    const end = await reach(all);
+    drain.tell({ do: 'report' });
+    const report = await drain.hear<Record<string, number>>('report');
+    const lag = await weir.metric('relay_event_loop_lag_max_seconds');
+
+    const elapsedMs = until.atMs - from.atMs;
+    const measured = until.frames - from.frames;
+    const perSecond = (measured / elapsedMs) * 1_000;
+    const perEventUs = (cpuMs * 1_000) / measured;
+    const cores = (ms: number): string => (ms / elapsedMs).toFixed(2);
+    const shown = threads.filter(([, ms]) => ms > elapsedMs * 0.005);
+    console.log(
+      `\n${name}: ${hosts} hosts, ${workers} ingest workers, ${rate === 'max' ? 'saturated' : `${rate} ev/s`} (load ${load})`,
+    );
+    console.log(
+      `  ${Math.round(perSecond).toLocaleString('en')} ev/s on ${cores(cpuMs)} cores: ` +
+        `${shown.map(([group, ms]) => `${group} ${cores(ms)}`).join(', ')}`,
+    );
+    console.log(
+      `  ${perEventUs.toFixed(1)} µs of CPU per event = ${(perEventUs / floorUs).toFixed(2)} × verification alone (${floorUs.toFixed(1)} µs)` +
+        `; throughput is ${((perSecond * floorUs) / 1e4).toFixed(0)} % of what one core could verify`,
+    );
+    console.log(
+      `  RSS ${rssMb.toFixed(0)} MB (connected and idle ${idleMb.toFixed(0)}, most ${peakMb.toFixed(0)})` +
+        (rate === 'max'
+          ? ''
+          : `; from the host's send to the consumer p50 ${report.p50!.toFixed(1)} ms, p99 ${report.p99!.toFixed(1)} ms`),
+    );
+    console.log(
+      `  /_health p50 ${percentile(healthMs, 0.5).toFixed(1)} ms, worst ${percentile(healthMs, 1).toFixed(1)} ms; ` +
+        `event loop held up at most ${(lag * 1_000).toFixed(0)} ms`,
+    );
+    console.log(
+      `  delivered ${end.frames} of ${all}, ${report.gaps} gaps, ${report.errors} unreadable` +
+        (end.frames === all && report.gaps === 0 && report.errors === 0 ? '' : '   ← WRONG'),
+    );
+    await drain.stop();
+    await weir.stop();
+    await simulator.stop();
+  });
+
+const names = process.argv.slice(2);
+for (const name of names)
+  if (CASES[name] === undefined) {
+    console.error(`no case ${name}; there are ${Object.keys(CASES).join(', ')}`);
+    process.exit(2);
+  }
+console.log(`ingest · ${machineLine()}`);
+const floors = new Map<number, number>();
+for (const [name, each] of Object.entries(CASES)) {
+  if (names.length > 0 && !names.includes(name)) continue;
+  if (!floors.has(each.hosts)) {
+    const recording = await cachedRecording(CACHE_DIR, recordingFor(each.hosts));
+    floors.set(each.hosts, await verificationFloorUs(recording));
+  }
+  await run(name, each, floors.get(each.hosts)!);
+}
+process.exit(0);
