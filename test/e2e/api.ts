@@ -2,7 +2,7 @@
 import type { Account } from './account.ts';
 import { firstFrame } from './consumers.ts';
 import { freePort, type Network } from './network.ts';
-import { must, type Steps } from './steps.ts';
+import { must, type Steps, settle } from './steps.ts';
 import type { Weir } from './target.ts';
 import { send, xrpc } from './xrpc.ts';
 
@@ -132,24 +132,35 @@ export const checkApi = async (
       );
       truth.set(account.did, { did: account.did, head: cid, rev });
     }
-    for (const limit of [500, 3, 1]) {
-      const listed = await listRepos(weir.url, limit);
-      const dids = new Set(listed.map((repo) => repo.did));
-      must(dids.size === listed.length, `limit ${limit}: ${listed.length - dids.size} repos twice`);
-      for (const repo of listed) {
-        const expected = truth.get(repo.did);
-        if (expected === undefined) {
-          const known = [deactivated.did, deleted.did].includes(repo.did);
-          must(known && repo.active === false, `limit ${limit}: unexpected ${JSON.stringify(repo)}`);
-        } else {
-          must(
-            repo.head === expected.head && repo.rev === expected.rev && repo.active === true,
-            `limit ${limit}: ${JSON.stringify(repo)} instead of ${JSON.stringify(expected)}`,
-          );
+    const compare = async () => {
+      for (const limit of [500, 3, 1]) {
+        const listed = await listRepos(weir.url, limit);
+        const dids = new Set(listed.map((repo) => repo.did));
+        must(dids.size === listed.length, `limit ${limit}: ${listed.length - dids.size} repos twice`);
+        for (const repo of listed) {
+          const expected = truth.get(repo.did);
+          if (expected === undefined) {
+            const known = [deactivated.did, deleted.did].includes(repo.did);
+            must(known && repo.active === false, `limit ${limit}: unexpected ${JSON.stringify(repo)}`);
+          } else {
+            must(
+              repo.head === expected.head && repo.rev === expected.rev && repo.active === true,
+              `limit ${limit}: ${JSON.stringify(repo)} instead of ${JSON.stringify(expected)}`,
+            );
+          }
         }
+        for (const did of truth.keys()) must(dids.has(did), `limit ${limit}: ${did} is missing`);
       }
-      for (const did of truth.keys()) must(dids.has(did), `limit ${limit}: ${did} is missing`);
-    }
+    };
+    // The list comes from the database, which trails the log by up to one flush.
+    await settle(
+      () =>
+        compare().then(
+          () => null,
+          (error: Error) => error.message,
+        ),
+      5000,
+    );
     return `${truth.size} active repos`;
   });
   await step('API: getRepo redirects to the account’s PDS', async () => {
