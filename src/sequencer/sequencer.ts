@@ -297,7 +297,11 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
 
   const take = (batch: IngestBatch): void => {
     const cursors = new Map<number, number>();
-    for (const { hostId, cursor } of batch.progress) cursors.set(hostId, cursor);
+    for (const { hostId, cursor, held } of batch.progress) {
+      cursors.set(hostId, cursor);
+      const host = roster.host(hostId);
+      if (host !== undefined) host.pendingEvents = held;
+    }
     const { events } = batch;
     for (let index = 0; index < events.length; index++) {
       const event = events[index]!;
@@ -323,12 +327,16 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
   return {
     lane(acknowledge) {
       const queue: Item[] = [];
-      let busy: Promise<void> | null = null;
+      let busy = false;
 
       const run = async (): Promise<void> => {
         for (;;) {
           const item = queue.shift();
-          if (item === undefined) return;
+          if (item === undefined) {
+            // Here and not when the promise settles: what is pushed in between would be left lying.
+            busy = false;
+            return;
+          }
           if (item.kind === 'call') {
             item.call();
             continue;
@@ -343,12 +351,9 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       };
       const push = (item: Item): void => {
         queue.push(item);
-        if (busy !== null) return;
-        const work = run().finally(() => {
-          busy = null;
-          running.delete(work);
-        });
-        busy = work;
+        if (busy) return;
+        busy = true;
+        const work = run().finally(() => running.delete(work));
         running.add(work);
       };
       const call = (what: () => void): void => push({ kind: 'call', call: what });
@@ -359,7 +364,12 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
           push({ kind: 'batch', batch });
         },
         opened: (hostId, server) => call(() => roster.opened(hostId, server)),
-        closed: (hostId, outcome) => call(() => roster.closed(hostId, outcome)),
+        closed: (hostId, outcome) =>
+          call(() => {
+            const host = roster.host(hostId);
+            if (host !== undefined) host.pendingEvents = 0;
+            roster.closed(hostId, outcome);
+          }),
         info: (hostId, name, message) => call(() => roster.info(hostId, name, message)),
         paused: (hostId, pausedFor) => call(() => roster.paused(hostId, pausedFor)),
       };
