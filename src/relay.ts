@@ -191,7 +191,7 @@ const compose = async (
     log,
     roster,
     accounts,
-    flush: async () => flusher.flush(),
+    flush: (position) => flusher.flush(position),
     progress: (records) => logger.info('reading the log into the database', { records }),
   });
   if (remade > 0) logger.info('brought the database up to the log', { records: remade });

@@ -241,7 +241,9 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     for (const connection of touched) {
       connection.touched = false;
       const cursor = watermark(connection);
-      if (connection.open && cursor > 0) progress.push({ hostId: connection.hostId, cursor });
+      const held = connection.heldCount;
+      if (connection.open && (cursor > 0 || held > 0))
+        progress.push({ hostId: connection.hostId, cursor, held });
     }
     const batch = { events: batchEvents, rejections: batchRejections, progress, bytes: batchBytes };
     batchEvents = [];

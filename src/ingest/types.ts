@@ -48,7 +48,10 @@ export interface IngestRejection {
 /** Everything at or below `cursor` of that host is in this batch, an earlier one, or was dropped on purpose. */
 export interface HostProgress {
   readonly hostId: number;
+  /** 0: nothing yet. */
   readonly cursor: number;
+  /** Frames of that host that wait for an identity now. */
+  readonly held: number;
 }
 
 export interface IngestBatch {

@@ -10,7 +10,7 @@ import type { HostProgress, IngestBatch, IngestRejection, VerifiedEvent } from '
 /** Fixed part of an event: see the writes below. */
 const EVENT_HEAD_BYTES = 40;
 const BATCH_HEAD_BYTES = 24;
-const PROGRESS_BYTES = 12;
+const PROGRESS_BYTES = 16;
 const DIGEST_BYTES = 32;
 
 const HAS_DIGESTS = 1;
@@ -47,9 +47,10 @@ export const encodeBatch = (batch: IngestBatch): ArrayBuffer => {
   bytes.writeUInt32LE(rejectionsBytes, 8);
   bytes.writeDoubleLE(batch.bytes, 16);
   let at = BATCH_HEAD_BYTES;
-  for (const { hostId, cursor } of batch.progress) {
+  for (const { hostId, cursor, held } of batch.progress) {
     bytes.writeUInt32LE(hostId, at);
     bytes.writeDoubleLE(cursor, at + 4);
+    bytes.writeUInt32LE(held, at + 12);
     at += PROGRESS_BYTES;
   }
   at += bytes.write(rejections, at, 'utf8');
@@ -114,7 +115,11 @@ export const decodeBatch = (memory: ArrayBuffer): IngestBatch => {
   let at = BATCH_HEAD_BYTES;
   const progress: HostProgress[] = [];
   for (let index = 0; index < progressCount; index++) {
-    progress.push({ hostId: bytes.readUInt32LE(at), cursor: bytes.readDoubleLE(at + 4) });
+    progress.push({
+      hostId: bytes.readUInt32LE(at),
+      cursor: bytes.readDoubleLE(at + 4),
+      held: bytes.readUInt32LE(at + 12),
+    });
     at += PROGRESS_BYTES;
   }
   const rejections: IngestRejection[] =

@@ -13,8 +13,12 @@ const RETRY_MS = 1_000;
 
 export interface Flusher {
   start(): void;
-  /** Stores everything that changed until now. Rejects when the database fails; what changed is kept for the next one. */
-  flush(): Promise<void>;
+  /**
+   * Stores everything that changed until now. Rejects when the database fails; what changed is kept for the next one.
+   *
+   * @param position log seq that accounts and hosts reflect, while they are being rebuilt; default: the log's end
+   */
+  flush(position?: number): Promise<void>;
   /** Last flush, then no more. */
   stop(): Promise<void>;
   readonly stats: { position: number; lastFlushMs: number; flushes: number; failures: number; rows: number };
@@ -40,12 +44,12 @@ export const createFlusher = (deps: {
   let running: Promise<void> = Promise.resolve();
   let stopped = false;
 
-  const store = async (): Promise<void> => {
+  const store = async (reflected?: number): Promise<void> => {
     // All rows are taken in one turn: they reflect the same events.
     const accounts = deps.accounts.takeDirty();
     const dirty = deps.roster.takeDirty();
     const rejections = [...dirty.rejections, ...deps.takeRejections()];
-    const position = deps.log.appendedSeq;
+    const position = reflected ?? deps.log.appendedSeq;
     if (
       accounts.length + dirty.hosts.length + dirty.gaps.length + rejections.length === 0 &&
       position === stats.position
@@ -72,8 +76,8 @@ export const createFlusher = (deps: {
     }
   };
 
-  const flush = (): Promise<void> => {
-    const next = running.then(store);
+  const flush = (position?: number): Promise<void> => {
+    const next = running.then(() => store(position));
     running = next.catch(() => {});
     return next;
   };
