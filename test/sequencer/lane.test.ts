@@ -5,7 +5,7 @@ import { createSequencer, type SequencerDeps } from '../../src/sequencer/sequenc
 const sequencerOf = (roster: Partial<SequencerDeps['roster']>, load = async (): Promise<void> => {}) =>
   createSequencer({
     log: { stats: { pendingBytes: 0 } },
-    roster,
+    roster: { host: () => undefined, ...roster },
     accounts: { dirtyCount: 0, get: () => undefined, load },
     nowMs: () => 0,
     sleep: async () => {},
