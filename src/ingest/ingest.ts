@@ -52,6 +52,8 @@ const MAX_RATE_PAUSE_MS = 30_000;
 const MAX_MALFORMED_SCORE = 100;
 /** How long a host is left alone whose frames do not fit into the bounds at all. */
 const OVERLOAD_WAIT_MS = 30_000;
+/** What one read of a socket may bring: as many sockets are resumed at a time as there is room for their reads. */
+const MAX_READ_BYTES = 512 * 1024;
 /** Resolution of rate-limit pauses. */
 const PAUSE_TICK_MS = 50;
 
@@ -129,6 +131,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   const maxHeldBytes = options.maxBytesInFlight / 2;
   const connections = new Map<number, Connection>();
   const identities = new TwoGenerations<string, CachedIdentity>(MAX_CACHED_IDENTITIES);
+  /** By host and DID: what another host sends in an account's name must not hold up the account's own events. */
   const heldDids = new Map<string, HeldDid>();
   // They outlive connections: a host does not get a full bucket by reconnecting.
   const limiters = createLimiters();
@@ -156,7 +159,9 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   let batchBytes = 0;
   let touched: Connection[] = [];
   let requests: IdentityRequest[] = [];
-  let pausedForBytes: Connection[] = [];
+  /** In the order they were paused, which is the order they go on in. */
+  const pausedForBytes = new Set<Connection>();
+  let resuming = false;
   const pausedForRate = new Set<Connection>();
 
   // --- pausing -------------------------------------------------------------------------------------------
@@ -194,13 +199,37 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     if (why !== PAUSE_BYTES) reportPause(connection);
   };
 
+  /** All of them: each that is not paused brings one more read, and hundreds of reads are several times the bound. */
+  const pauseForBytes = (): void => {
+    for (const connection of connections.values()) {
+      if (connection.pauses & PAUSE_BYTES) continue;
+      pausedForBytes.add(connection);
+      pause(connection, PAUSE_BYTES);
+    }
+  };
+
+  /** Some at a time, until all go on or the bound is near again. */
+  const resumeSome = (): void => {
+    resuming = false;
+    let room = options.maxBytesInFlight - counters.bytesInFlight;
+    for (const connection of pausedForBytes) {
+      if (room <= 0) break;
+      room -= MAX_READ_BYTES;
+      pausedForBytes.delete(connection);
+      unpause(connection, PAUSE_BYTES);
+    }
+    resumeSoon();
+  };
+
+  const resumeSoon = (): void => {
+    if (resuming || pausedForBytes.size === 0 || counters.bytesInFlight > resumeBelowBytes) return;
+    resuming = true;
+    setImmediate(resumeSome);
+  };
+
   const release = (bytes: number): void => {
     counters.bytesInFlight -= bytes;
-    if (pausedForBytes.length > 0 && counters.bytesInFlight <= resumeBelowBytes) {
-      const waiting = pausedForBytes;
-      pausedForBytes = [];
-      for (const connection of waiting) unpause(connection, PAUSE_BYTES);
-    }
+    resumeSoon();
   };
 
   const pauseTimer = setInterval(() => {
@@ -411,7 +440,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     for (const answer of answers) {
       if (answer.again) {
         // Asking goes on only for as long as somebody waits.
-        const first = heldDids.get(answer.did)?.items[0];
+        const first = heldDids.get(heldKey(answer.hostname, answer.did))?.items[0];
         if (first !== undefined)
           requests.push({ did: answer.did, fresh: answer.fresh, hostname: first.connection.hostname });
         continue;
@@ -421,7 +450,8 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
           ? null
           : createSigningKey(answer.keyType, Buffer.from(answer.key, 'latin1'));
       identities.set(answer.did, { pds: answer.pds, key, reason: answer.reason, atMs: answer.atMs });
-      const waiting = heldDids.get(answer.did);
+      const key = heldKey(answer.hostname, answer.did);
+      const waiting = heldDids.get(key);
       if (waiting === undefined) continue;
       let at = 0;
       for (; at < waiting.items.length; at++) {
@@ -431,7 +461,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
         unhold(item);
       }
       waiting.items.splice(0, at);
-      if (waiting.items.length === 0) heldDids.delete(answer.did);
+      if (waiting.items.length === 0) heldDids.delete(key);
     }
     counters.heldDids = heldDids.size;
     sendBatch();
@@ -485,12 +515,12 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       touch(connection);
       return;
     }
-    const waiting = heldDids.get(frame.did);
+    const waiting = heldDids.size === 0 ? undefined : heldDids.get(heldKey(connection.hostname, frame.did));
     if (waiting !== undefined) {
       hold(connection, frame, receivedAtMs, waiting);
     } else if (examine(connection, frame, receivedAtMs) === 'ask') {
       const first: HeldDid = { items: [] };
-      heldDids.set(frame.did, first);
+      heldDids.set(heldKey(connection.hostname, frame.did), first);
       hold(connection, frame, receivedAtMs, first);
     }
   };
@@ -547,10 +577,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
         end(connection, { kind: 'throttled', waitMs: OVERLOAD_WAIT_MS });
         return;
       }
-      if (!(connection.pauses & PAUSE_BYTES)) {
-        pausedForBytes.push(connection);
-        pause(connection, PAUSE_BYTES);
-      }
+      if (!(connection.pauses & PAUSE_BYTES)) pauseForBytes();
     }
     schedule();
   };
@@ -569,6 +596,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     connection.open = false;
     connections.delete(connection.hostId);
     pausedForRate.delete(connection);
+    pausedForBytes.delete(connection);
     const dids = new Set<string>();
     for (const item of connection.held) {
       if (item.done) continue;
