@@ -17,6 +17,8 @@ export interface DrainOptions {
   readonly recording?: MakeOptions;
   /** The first one looks into each frame. */
   readonly looks?: boolean;
+  /** Frames say in their `time` when they were sent, to a millisecond. */
+  readonly timed?: boolean;
 }
 
 const options = JSON.parse(process.argv[2]!) as DrainOptions;
@@ -33,6 +35,15 @@ if (options.recording !== undefined) {
   }
 }
 
+const TIME_KEY = Buffer.from('dtime');
+
+/** The text of `time`, which is 24 characters long and follows its key and two bytes of length. */
+const timeOf = (bytes: Uint8Array): string => {
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  const at = buffer.indexOf(TIME_KEY) + TIME_KEY.length + 2;
+  return buffer.toString('latin1', at, at + 24);
+};
+
 const look = (bytes: Uint8Array): void => {
   const frame = scanFrame(bytes);
   if (!frame.ok || frame.seq === 0) {
@@ -41,6 +52,10 @@ const look = (bytes: Uint8Array): void => {
   }
   if (counters.lastSeq > 0 && frame.seq !== counters.lastSeq + 1) counters.gaps++;
   counters.lastSeq = frame.seq;
+  if (options.timed === true) {
+    latencies.push(Date.now() - Date.parse(timeOf(bytes)));
+    return;
+  }
   if (timing === null || frame.rev === '') return;
   const event = events.get(frame.did + frame.rev);
   if (event === undefined || event < timing.from) return;
@@ -56,22 +71,30 @@ const check = (): void => {
   target = Number.POSITIVE_INFINITY;
   say({ reached: { frames: frames(), atMs: performance.timeOrigin + performance.now() } });
 };
-const cursor = options.cursor === undefined ? {} : { cursor: options.cursor };
-for (let index = 0; index < consumers; index++) {
-  clients.push(
-    await connectFirehose({
-      url,
-      ...cursor,
-      ...(index === 0 && looks ? { onFrame: look } : {}),
-      onRead: check,
-    }),
-  );
-}
+const connect = async (count: number, cursor: number | undefined): Promise<void> => {
+  for (let index = 0; index < count; index++) {
+    clients.push(
+      await connectFirehose({
+        url,
+        ...(cursor === undefined ? {} : { cursor }),
+        ...(clients.length === 0 && looks ? { onFrame: look } : {}),
+        onRead: check,
+      }),
+    );
+  }
+};
+await connect(consumers, options.cursor);
 say({ ready: { consumers } });
 
 process.on('SIGTERM', () => process.exit(0));
 await onMessages((message) => {
   switch (message.do) {
+    case 'connect':
+      void connect(message.consumers as number, message.cursor as number | undefined);
+      break;
+    case 'clear':
+      latencies.length = 0;
+      break;
     case 'until':
       target = message.frames as number;
       check();
