@@ -490,6 +490,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     if (connection.malformedScore > 0) connection.malformedScore -= 0.5;
     if (frame.kind === KIND.error) {
       release(bytes.length);
+      refuse(connection, frame, { reason: 'host_error_frame', detail: frame.name.slice(0, 64) });
       end(connection, { kind: 'error_frame', error: frame.name, message: frame.message });
       return;
     }
