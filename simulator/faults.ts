@@ -337,12 +337,13 @@ const FRAME_FAULTS: Record<string, EventFault> = {
     'frame_header_invalid',
   ),
   'error-frame': (tools, account) => {
-    tools.send(account.hostIndex, () => encodeError('SimulatedError', 'an error on purpose'), {
-      kind: 'error',
-      did: null,
-      rev: null,
-      expectation: 'host_error_frame',
-    });
+    // No event of the stream, so without a seq of its own: who comes back from the event before does not get it again.
+    tools.sendAs(
+      account.hostIndex,
+      tools.lastSeq(account.hostIndex),
+      encodeError('SimulatedError', 'an error on purpose'),
+      { kind: 'error', did: null, rev: null, expectation: 'host_error_frame' },
+    );
   },
   'cbor-long-integer': looseIdentity((entries) =>
     entries.map(([key, value]) =>
