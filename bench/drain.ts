@@ -17,9 +17,14 @@ export interface DrainOptions {
   readonly recording?: MakeOptions;
   /** The first one looks into each frame. */
   readonly looks?: boolean;
+  /** They read nothing; one that is cut off comes again. */
+  readonly stalled?: boolean;
   /** Frames say in their `time` when they were sent, to a millisecond. */
   readonly timed?: boolean;
 }
+
+/** A paused socket is not told that it was cut off: it looks after the relay's patience (5 minutes) is over. */
+const STALLED_MS = 6 * 60_000;
 
 const options = JSON.parse(process.argv[2]!) as DrainOptions;
 const { url, consumers = 1, looks = false } = options;
@@ -83,7 +88,26 @@ const connect = async (count: number, cursor: number | undefined): Promise<void>
     );
   }
 };
-await connect(consumers, options.cursor);
+/** One place of a consumer that takes nothing, for ever. */
+const stall = async (): Promise<void> => {
+  for (;;) {
+    try {
+      const client = await connectFirehose({
+        url,
+        ...(options.cursor === undefined ? {} : { cursor: options.cursor }),
+      });
+      client.pause();
+      await Promise.race([client.closed, Bun.sleep(STALLED_MS)]);
+      client.resume();
+      client.end();
+    } catch {
+      await Bun.sleep(1_000);
+    }
+  }
+};
+
+if (options.stalled === true) for (let index = 0; index < consumers; index++) void stall();
+else await connect(consumers, options.cursor);
 say({ ready: { consumers } });
 
 process.on('SIGTERM', () => process.exit(0));
@@ -102,9 +126,6 @@ await onMessages((message) => {
     case 'time':
       timing = message.timing as typeof timing;
       latencies.length = 0;
-      break;
-    case 'stall':
-      for (const client of clients) client.pause();
       break;
     case 'report':
       say({
