@@ -50,6 +50,8 @@ export interface FaultTools {
   send(hostIndex: number, build: (seq: number) => Uint8Array | string, about: FrameAbout): LedgerEntry;
   /** Sends a frame under a seq of the caller's choice that the host's own count ignores. */
   sendAs(hostIndex: number, seq: number, frame: Uint8Array, about: FrameAbout): LedgerEntry;
+  /** Sends a frame that is no event: without a seq, and only to those who are connected. */
+  sendLive(hostIndex: number, frame: Uint8Array, about: FrameAbout): LedgerEntry;
   lastSeq(hostIndex: number): number;
   skipSeqs(hostIndex: number, count: number): void;
 }
@@ -337,13 +339,12 @@ const FRAME_FAULTS: Record<string, EventFault> = {
     'frame_header_invalid',
   ),
   'error-frame': (tools, account) => {
-    // No event of the stream, so without a seq of its own: who comes back from the event before does not get it again.
-    tools.sendAs(
-      account.hostIndex,
-      tools.lastSeq(account.hostIndex),
-      encodeError('SimulatedError', 'an error on purpose'),
-      { kind: 'error', did: null, rev: null, expectation: 'host_error_frame' },
-    );
+    tools.sendLive(account.hostIndex, encodeError('SimulatedError', 'an error on purpose'), {
+      kind: 'error',
+      did: null,
+      rev: null,
+      expectation: 'host_error_frame',
+    });
   },
   'cbor-long-integer': looseIdentity((entries) =>
     entries.map(([key, value]) =>

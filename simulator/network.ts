@@ -78,6 +78,8 @@ export interface Emitted {
   readonly hostIndex: number;
   readonly seq: number;
   readonly frame: Uint8Array | string;
+  /** No event of the stream: who connects later does not get it. */
+  readonly isLiveOnly?: boolean;
   readonly line: LedgerLine;
 }
 
@@ -264,7 +266,7 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     counters.events++;
     counters.eventBytes += event.frame.length;
     counters.windowBytes += event.frame.length;
-    const freed = memoryOf(event.hostIndex).append(event.seq, event.frame);
+    const freed = memoryOf(event.hostIndex).append(event.seq, event.frame, event.isLiveOnly);
     if (freed > 0) {
       counters.windowBytes -= freed;
       leaveEmpty(event.hostIndex, 1);
@@ -476,6 +478,12 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     send: (hostIndex, build, about) => sendFaulty(hostIndex, build, about),
     sendAs: (hostIndex, seq, frame, about) => {
       const entry = sink(faulty(hostIndex, seq, frame, about));
+      injected.push(entry);
+      return entry;
+    },
+    sendLive: (hostIndex, frame, about) => {
+      const event = faulty(hostIndex, hosts[hostIndex]!.stream.lastSeq, frame, about);
+      const entry = sink({ ...event, isLiveOnly: true });
       injected.push(entry);
       return entry;
     },

@@ -17,17 +17,20 @@ export interface EventStore {
   frameAt(position: number): Uint8Array | string;
   /** The largest seq at or before this position: never falls, even where a fault made seqs fall. */
   highSeqAt(position: number): number;
+  /** Whether only those get it who were connected when it was made: no event of the stream. */
+  isLiveOnlyAt?(position: number): boolean;
 }
 
 interface Kept {
   readonly frame: Uint8Array | string;
   readonly highSeq: number;
+  readonly isLiveOnly: boolean;
 }
 
 /** Frames in memory, the last `maxEvents` of them. */
 export interface MemoryStore extends EventStore {
   /** Returns the bytes set free by the window, 0 when it was not full. */
-  append(seq: number, frame: Uint8Array | string): number;
+  append(seq: number, frame: Uint8Array | string, isLiveOnly?: boolean): number;
   /** Forgets the oldest event; returns the bytes set free. */
   dropOldest(): number;
   /** Forgets all events, as a host does that lost its window; `startOver` forgets their seqs as well. */
@@ -65,9 +68,10 @@ export const createMemoryStore = (maxEvents: number): MemoryStore => {
     },
     frameAt: (position) => kept[start + position - first]!.frame,
     highSeqAt: (position) => kept[start + position - first]!.highSeq,
-    append: (seq, frame) => {
+    isLiveOnlyAt: (position) => kept[start + position - first]!.isLiveOnly,
+    append: (seq, frame, isLiveOnly = false) => {
       if (seq > highSeq) highSeq = seq;
-      kept.push({ frame, highSeq });
+      kept.push({ frame, highSeq, isLiveOnly });
       return kept.length - start > maxEvents ? dropOldest() : 0;
     },
     dropOldest,
@@ -104,6 +108,8 @@ export interface SocketData {
 export interface Subscriber {
   readonly socket: ServerWebSocket<SocketData>;
   position: number;
+  /** The end of the stream when it connected. */
+  readonly since: number;
   blocked: boolean;
   /** A pump is already scheduled. */
   scheduled: boolean;
@@ -148,6 +154,13 @@ export const createStream = (store: EventStore, counters: StreamCounters): Strea
     if (subscriber.position < stream.store.first) subscriber.position = stream.store.first;
     socket.cork(() => {
       while (subscriber.position < stream.store.end && budget > 0) {
+        if (
+          subscriber.position < subscriber.since &&
+          stream.store.isLiveOnlyAt?.(subscriber.position) === true
+        ) {
+          subscriber.position++;
+          continue;
+        }
         const frame = stream.store.frameAt(subscriber.position);
         const sent =
           typeof frame === 'string'
@@ -210,7 +223,7 @@ export const createStream = (store: EventStore, counters: StreamCounters): Strea
           );
         }
       }
-      const subscriber: Subscriber = { socket, position, blocked: false, scheduled: false };
+      const subscriber: Subscriber = { socket, position, since: end, blocked: false, scheduled: false };
       socket.data.subscriber = subscriber;
       subscribers.add(subscriber);
       counters.connected++;

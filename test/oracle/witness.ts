@@ -23,11 +23,11 @@ export const watch = (network: Network): Witness => {
   for (const host of network.hosts) {
     const store = host.stream.store as MemoryStore;
     const append = store.append.bind(store);
-    store.append = (seq, frame) => {
+    store.append = (seq, frame, isLiveOnly) => {
       const kept = frames.get(host.hostname);
       if (kept === undefined) frames.set(host.hostname, [frame]);
       else kept.push(frame);
-      return append(seq, frame);
+      return append(seq, frame, isLiveOnly);
     };
   }
   return {
