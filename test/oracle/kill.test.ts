@@ -1,0 +1,87 @@
+/** Killed at any moment, the relay loses nothing and gives nothing twice. */
+import { afterAll, expect, setDefaultTimeout, test } from 'bun:test';
+import { createChild } from './child.ts';
+import { follow } from './follower.ts';
+import { allConnected, dataDirectory, readAll, removeDirectories, settle, startNetwork } from './harness.ts';
+import { judge } from './judge.ts';
+import { watch } from './witness.ts';
+
+setDefaultTimeout(120_000);
+afterAll(removeDirectories);
+
+const KILLS = 6;
+
+test('killed with SIGKILL again and again amid traffic, with events waiting for a slow directory, it loses nothing and gives nothing twice', async () => {
+  const network = await startNetwork({
+    hosts: 4,
+    accounts: 150,
+    mix: {
+      sync: 0.03,
+      identity: 0.06,
+      account: 0.06,
+      handle: 0.02,
+      status: 0.03,
+      newAccount: 0.03,
+      migration: 0,
+      rotation: 0,
+    },
+  });
+  const witness = watch(network);
+  const weir = await createChild(network, await dataDirectory(), {
+    RELAY_INGEST_WORKERS: process.env.WEIR_ORACLE_WORKERS ?? '1',
+  });
+  await weir.start();
+  const follower = follow(weir.url);
+  let late: ReturnType<typeof follow> | null = null;
+  try {
+    await allConnected(weir, network);
+    // Each host has a cursor that is stored: before its first event it is followed from its present end only.
+    await settle(weir, network, null);
+    await Bun.sleep(1_200);
+    network.directoryFaults.delayMs = 700;
+    network.setFault('plc-delay', 0.4);
+    network.setFault('plc-error', 0.05);
+    for (const group of ['frames', 'commits', 'oddities', 'seqs']) network.setFault(group, 0.003);
+    network.setFault('error-frame', 0);
+    network.ratePerSecond = 150;
+    for (let kill = 1; kill <= KILLS; kill++) {
+      await Bun.sleep(300 + Math.random() * 1_200);
+      await weir.kill();
+      if (kill === 3) {
+        // Again while it is starting.
+        weir.spawn();
+        await Bun.sleep(200 + Math.random() * 1_500);
+        await weir.kill();
+      }
+      await weir.start();
+      late ??= follow(weir.url, follower.lastSeq);
+    }
+    await Bun.sleep(500);
+    for (const group of ['frames', 'commits', 'oddities', 'seqs', 'plc']) network.setFault(group, 0);
+    await settle(weir, network, null, 60_000);
+    const cold = await readAll(weir);
+    const sent = witness.sent();
+    const judgement = judge(sent, cold.seen);
+    expect(judgement.faults.slice(0, 20)).toEqual([]);
+    expect(judgement.delivered).toBeGreaterThan(500);
+    const seqs = cold.seen.map(({ seq }) => seq);
+    for (const one of [follower, late!]) {
+      const from = one === follower ? 0 : seqs.indexOf(one.seen[0]!.seq);
+      expect(one.seen.map(({ seq }) => seq)).toEqual(seqs.slice(from));
+      expect(one.seen.every(({ frame }, i) => Buffer.compare(frame, cold.seen[from + i]!.frame) === 0)).toBe(
+        true,
+      );
+      expect(one.others).toEqual([]);
+      expect(one.undecodable).toBe(0);
+    }
+    expect(follower.connections).toBeGreaterThan(KILLS);
+    for (const { hostname } of network.hosts) expect((await weir.host(hostname)).gaps).toEqual([]);
+    await cold.close();
+    expect(await weir.stop()).toBe(0);
+  } finally {
+    await follower.stop();
+    await late?.stop();
+    await weir.kill();
+    await network.stop();
+  }
+});
