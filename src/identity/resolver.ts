@@ -53,9 +53,12 @@ const PASSING_FAILURE_MAX_MS = 60_000;
 /** How long after a failure's end its number still counts for the next one's length. */
 const FORGET_FAILURES_MS = 10 * 60_000;
 
-/** Fresh look-ups per DID: so many at once (a migration or key change comes as a burst of events), then one per interval. */
-const FRESH_BURST = 3;
-const FRESH_INTERVAL_MS = 20_000;
+/**
+ * Fresh look-ups per DID and asking host: so many at once (a migration or key change comes as a burst of events),
+ * then one per interval. Per host, so that one host's noise about an account does not use up what its own PDS needs.
+ */
+const FRESH_BURST = 8;
+const FRESH_INTERVAL_MS = 10_000;
 const MAX_FRESH_BUDGETS = 20_000;
 
 /** 429 without a usable Retry-After. */
@@ -193,16 +196,26 @@ export const createResolver = (settings: ResolverSettings): Resolver => {
     if (key in counters) (counters as unknown as Record<string, number>)[key]!++;
   };
 
-  /** Whether a fresh look-up of this DID is within its budget now; takes one from the budget when it is. */
-  const takeFresh = (did: string): boolean => {
+  /** Takes one from the budget of fresh look-ups. @returns 0, or how long to wait for the next one, ms */
+  const takeFresh = (did: string, forHost: string): number => {
     const nowMs = clock.nowMs();
-    const budget = freshBudgets.get(did);
+    const key = `${forHost} ${did}`;
+    const budget = freshBudgets.get(key);
     const earned = budget === undefined ? FRESH_BURST : Math.floor((nowMs - budget.atMs) / FRESH_INTERVAL_MS);
     const tokens = Math.min(FRESH_BURST, (budget?.tokens ?? 0) + earned);
     const atMs = budget === undefined ? nowMs : budget.atMs + earned * FRESH_INTERVAL_MS;
-    if (tokens < 1) return false;
-    freshBudgets.set(did, { tokens: tokens - 1, atMs: tokens === FRESH_BURST ? nowMs : atMs });
-    return true;
+    if (tokens < 1) return Math.max(1, atMs + FRESH_INTERVAL_MS - nowMs);
+    freshBudgets.set(key, { tokens: tokens - 1, atMs: tokens === FRESH_BURST ? nowMs : atMs });
+    return 0;
+  };
+
+  /** Not an old answer: who asks anew has a reason to doubt it, and would drop an event over it. */
+  const askedTooOften = (waitMs: number): Failure => {
+    counters.freshLimited++;
+    return {
+      ...failure(true, 'did_unresolved', 'asked anew too often'),
+      retryAfterMs: waitMs,
+    };
   };
 
   const remember = (did: ParsedDid, result: IdentityResult): IdentityResult => {
@@ -351,10 +364,8 @@ export const createResolver = (settings: ResolverSettings): Resolver => {
         counters.coalesced++;
         return running.next;
       }
-      if (!takeFresh(text)) {
-        counters.freshLimited++;
-        return running.promise;
-      }
+      const waitMs = takeFresh(text, forHost);
+      if (waitMs > 0) return askedTooOften(waitMs);
       running.next = running.promise.then(() => lookUp(did, true, forHost));
       return running.next;
     }
@@ -362,12 +373,8 @@ export const createResolver = (settings: ResolverSettings): Resolver => {
     const identity = identities.get(text);
     const failed = failures.get(text);
     if (fresh) {
-      const last = identity?.result ?? failed?.result;
-      if (!takeFresh(text) && last !== undefined) {
-        counters.freshLimited++;
-        return last;
-      }
-      return lookUp(did, true, forHost);
+      const waitMs = takeFresh(text, forHost);
+      return waitMs > 0 ? askedTooOften(waitMs) : lookUp(did, true, forHost);
     }
     const nowMs = clock.nowMs();
     if (identity !== undefined && nowMs < identity.untilMs) {

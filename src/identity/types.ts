@@ -32,8 +32,8 @@ export interface ResolveOptions {
 
 export interface Resolver {
   /**
-   * Coalesced, bounded, with timeouts and negative caching. `fresh` passes by the cache (rate-limiting of
-   * fresh look-ups per DID is the resolver's: within the minimum interval it answers from the last result).
+   * Coalesced, bounded, with timeouts and negative caching. `fresh` passes by the cache; asked too often for one
+   * DID by one host, it is a passing failure that says when to come back.
    * Never rejects. Overload (queue full) is a passing failure.
    */
   resolve(did: string, options?: ResolveOptions): Promise<IdentityResult>;

@@ -7,18 +7,20 @@
  * that is the sequencer's.
  *
  * Nothing is lost here: a host's cursor moves only over frames that were handed on or refused, so whatever is
- * thrown away with a connection is sent again by the host.
+ * thrown away with a connection is sent again by the host. Nothing grows: what was received and is not sequenced,
+ * refusals included, is counted in bytes, and over the bound sockets are not read.
  */
 import { latin1 } from '../firehose/cbor.ts';
 import { fillMissing } from '../firehose/edit.ts';
 import { scanFrame } from '../firehose/scan.ts';
-import { KIND, type ScannedFrame } from '../firehose/types.ts';
+import { KIND, MAX_FRAME_BYTES, type ScannedFrame } from '../firehose/types.ts';
 import { createLimiters, type Limiter } from '../hosts/limits.ts';
 import type { CloseOutcome, HostLimits, Subscribe, Subscription } from '../hosts/types.ts';
 import type { Reason, Rejection } from '../reasons.ts';
 import { createSigningKey } from '../repo/key.ts';
 import type { SigningKey, Verdict } from '../repo/types.ts';
 import { verifyCommit, verifySync } from '../repo/verify.ts';
+import { HARD_AHEAD_EVENTS, MAX_AHEAD_EVENTS } from './bounds.ts';
 import { TwoGenerations } from './two-generations.ts';
 import type {
   HostProgress,
@@ -42,6 +44,12 @@ const SLICE_MS = 8;
 /** What one host may have waiting for identities before its socket is no longer read. */
 const MAX_HELD_FRAMES_PER_HOST = 512;
 const MAX_HELD_BYTES_PER_HOST = 2 * 1024 * 1024;
+/** DIDs being asked for, those included whose frames went with their connection: the answers are still to come. */
+const MAX_ASKED_DIDS = 20_000;
+/** A connection begins with this many frames from before its cursor: the host numbers anew. */
+const MAX_FRAMES_BELOW_CURSOR = 3;
+/** #info frames of one connection that are passed on; a host has one to say. */
+const MAX_INFOS = 8;
 /** A fresh look-up this recent settles a doubt about key or host; within it a doubtful frame is refused. */
 const SETTLED_MS = 10_000;
 /** How long a DID that is unusable for good is refused without asking again. */
@@ -59,7 +67,13 @@ const PAUSE_TICK_MS = 50;
 
 const PAUSE_RATE = 1;
 const PAUSE_BYTES = 2;
+/** By what the host itself has waiting, */
 const PAUSE_HELD = 4;
+/** by what all hosts together have waiting, */
+const PAUSE_HELD_BY_ALL = 8;
+/** and by what went ahead of what is waiting. */
+const PAUSE_AHEAD = 16;
+const PAUSE_IDENTITIES = PAUSE_HELD | PAUSE_HELD_BY_ALL | PAUSE_AHEAD;
 
 export interface IngestOptions {
   readonly subscribe: Subscribe;
@@ -68,7 +82,10 @@ export interface IngestOptions {
   readonly handshakeTimeoutMs: number;
   readonly pingIntervalMs: number;
   readonly maxFrameBytes: number;
-  /** Bytes of frames received and not yet sequenced; over it sockets are paused. Half of it may wait for identities. */
+  /**
+   * Bytes of frames received and not yet sequenced; over it sockets are paused. Half as much again may wait for
+   * identities: it is counted apart, so that those who wait for a directory do not stop those who do not.
+   */
   readonly maxBytesInFlight: number;
   readonly nowMs: () => number;
 }
@@ -84,9 +101,11 @@ interface HeldFrame {
   readonly connection: Connection;
   readonly frame: ScannedFrame;
   readonly receivedAtMs: number;
-  done: boolean;
+  /** A fresh look-up was asked for after it came. */
+  covered: boolean;
 }
 
+/** Exists for as long as an answer is to come, also when those who waited are gone. */
 interface HeldDid {
   items: HeldFrame[];
 }
@@ -100,14 +119,24 @@ interface Connection {
   subscription: Subscription | null;
   /** False from the moment it ended: what is left of its frames is thrown away. */
   open: boolean;
-  /** Highest upstream seq seen on this connection. */
+  /** Its end is known, and comes after the frames that are queued. */
+  ending: boolean;
+  /** The cursor it was opened with; null = live. */
+  readonly cursor: number | null;
+  /** Frames that came before any above the cursor. */
+  belowCursor: number;
+  infos: number;
+  /** Highest upstream seq seen on this connection, at least the cursor. */
   lastSeq: number;
-  /** Frames waiting for identities, in order of arrival; done ones are taken off the front. */
-  held: HeldFrame[];
-  heldCount: number;
+  /** Frames waiting for identities, in order of arrival. */
+  readonly held: Set<HeldFrame>;
   heldBytes: number;
+  /** Events handed on, or skipped, since something was waiting: not fewer than there are above the watermark. */
+  aheadEvents: number;
   pauses: number;
   resumeAtMs: number;
+  /** Frames that came without a token of the rate limit, to be made up for before more is read. */
+  owedTokens: number;
   reportedPause: PausedFor | null;
   malformedScore: number;
   touched: boolean;
@@ -117,7 +146,13 @@ interface Queued {
   readonly connection: Connection;
   readonly bytes: Uint8Array;
   readonly receivedAtMs: number;
+  /** Not a frame: the end of the connection. */
+  readonly outcome: CloseOutcome | null;
 }
+
+const NO_BYTES = new Uint8Array(0);
+
+const heldKey = (hostname: string, did: string): string => `${hostname} ${did}`;
 
 /**
  * Builds one ingest thread's worth of hosts.
@@ -129,6 +164,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   const { nowMs } = options;
   const resumeBelowBytes = options.maxBytesInFlight / 2;
   const maxHeldBytes = options.maxBytesInFlight / 2;
+  const heldRoomBelowBytes = maxHeldBytes * 0.75;
   const connections = new Map<number, Connection>();
   const identities = new TwoGenerations<string, CachedIdentity>(MAX_CACHED_IDENTITIES);
   /** By host and DID: what another host sends in an account's name must not hold up the account's own events. */
@@ -163,13 +199,14 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   const pausedForBytes = new Set<Connection>();
   let resuming = false;
   const pausedForRate = new Set<Connection>();
+  let pausedForHeld = new Set<Connection>();
 
   // --- pausing -------------------------------------------------------------------------------------------
 
   const reportPause = (connection: Connection): void => {
     const { pauses } = connection;
     const pausedFor =
-      pauses & PAUSE_HELD
+      pauses & PAUSE_IDENTITIES
         ? 'pending_identities'
         : pauses & PAUSE_BYTES
           ? 'bytes_in_flight'
@@ -199,6 +236,9 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     if (why !== PAUSE_BYTES) reportPause(connection);
   };
 
+  /** Of those that can be sequenced: who waits for an identity is counted apart. */
+  const activeBytes = (): number => counters.bytesInFlight - counters.heldBytes;
+
   /** All of them: each that is not paused brings one more read, and hundreds of reads are several times the bound. */
   const pauseForBytes = (): void => {
     for (const connection of connections.values()) {
@@ -211,7 +251,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   /** Some at a time, until all go on or the bound is near again. */
   const resumeSome = (): void => {
     resuming = false;
-    let room = options.maxBytesInFlight - counters.bytesInFlight;
+    let room = options.maxBytesInFlight - activeBytes();
     for (const connection of pausedForBytes) {
       if (room <= 0) break;
       room -= MAX_READ_BYTES;
@@ -221,8 +261,9 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     resumeSoon();
   };
 
+  /** Call when fewer bytes are in flight, or more of them wait for identities. */
   const resumeSoon = (): void => {
-    if (resuming || pausedForBytes.size === 0 || counters.bytesInFlight > resumeBelowBytes) return;
+    if (resuming || stopped || pausedForBytes.size === 0 || activeBytes() > resumeBelowBytes) return;
     resuming = true;
     setImmediate(resumeSome);
   };
@@ -232,15 +273,25 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     resumeSoon();
   };
 
-  const pauseTimer = setInterval(() => {
+  const resumeForRate = (): void => {
     if (pausedForRate.size === 0) return;
     const now = nowMs();
     for (const connection of pausedForRate) {
       if (connection.resumeAtMs > now) continue;
+      while (connection.owedTokens > 0) {
+        const waitMs = connection.limiter.take(now);
+        if (waitMs > 0) {
+          connection.resumeAtMs = now + waitMs;
+          break;
+        }
+        connection.owedTokens--;
+      }
+      if (connection.owedTokens > 0) continue;
       pausedForRate.delete(connection);
       unpause(connection, PAUSE_RATE);
     }
-  }, PAUSE_TICK_MS);
+  };
+  const pauseTimer = setInterval(resumeForRate, PAUSE_TICK_MS);
 
   // --- batches -------------------------------------------------------------------------------------------
 
@@ -252,11 +303,8 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
 
   /** Up to where nothing of this connection is waiting. */
   const watermark = (connection: Connection): number => {
-    const { held } = connection;
-    let done = 0;
-    while (done < held.length && held[done]!.done) done++;
-    if (done > 0) held.splice(0, done);
-    return held.length > 0 ? held[0]!.frame.seq - 1 : connection.lastSeq;
+    for (const first of connection.held) return first.frame.seq - 1;
+    return connection.lastSeq;
   };
 
   const sendBatch = (): void => {
@@ -269,24 +317,28 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     const progress: HostProgress[] = [];
     for (const connection of touched) {
       connection.touched = false;
+      if (!connection.open) continue;
       const cursor = watermark(connection);
-      const held = connection.heldCount;
-      if (connection.open && (cursor > 0 || held > 0))
-        progress.push({ hostId: connection.hostId, cursor, held });
+      const held = connection.held.size;
+      if (cursor > 0 || held > 0) progress.push({ hostId: connection.hostId, cursor, held });
     }
+    touched = [];
+    if (batchEvents.length + batchRejections.length + progress.length === 0) return;
     const batch = { events: batchEvents, rejections: batchRejections, progress, bytes: batchBytes };
     batchEvents = [];
     batchRejections = [];
-    touched = [];
     batchBytes = 0;
     events.batch(batch);
   };
 
+  /** `bytes`: of the frame. They count as in flight until the refusal is taken note of. */
   const refuse = (
     connection: Connection,
     frame: ScannedFrame | null,
+    bytes: number,
     rejection: Pick<Rejection, 'reason' | 'detail'>,
   ): void => {
+    batchBytes += bytes;
     batchRejections.push({
       hostId: connection.hostId,
       did: frame === null ? '' : frame.did,
@@ -297,7 +349,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       detail: rejection.detail ?? '',
     });
     touch(connection);
-    if (batchRejections.length >= MAX_BATCH_EVENTS) sendBatch();
+    if (batchRejections.length >= MAX_BATCH_EVENTS || batchBytes >= MAX_BATCH_BYTES) sendBatch();
   };
 
   const handOn = (connection: Connection, frame: ScannedFrame, verdict: Verdict | null): void => {
@@ -307,8 +359,16 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       if (missing.tooBig || missing.rebase || missing.blobs) {
         const filled = fillMissing(frame);
         ({ bytes, seqStart, seqEnd } = filled);
+        if (bytes.length > MAX_FRAME_BYTES) {
+          refuse(connection, frame, frame.bytes.length, {
+            reason: 'frame_too_large',
+            detail: `${bytes.length} bytes with the fields it leaves out`,
+          });
+          return;
+        }
       }
     }
+    if (connection.held.size > 0) connection.aheadEvents++;
     const verified = verdict?.ok ? verdict : null;
     batchEvents.push({
       hostId: connection.hostId,
@@ -336,45 +396,61 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
 
   // --- deciding on one frame -----------------------------------------------------------------------------
 
-  const ask = (connection: Connection, did: string, fresh: boolean): 'ask' => {
+  const ask = (connection: Connection, did: string, fresh: boolean): void => {
     requests.push({ did, fresh, hostname: connection.hostname });
-    return 'ask';
   };
 
-  /** Hands on or refuses ('done'), or finds that the identity must be looked up first ('ask', and asks). */
-  const examine = (connection: Connection, frame: ScannedFrame, receivedAtMs: number): 'done' | 'ask' => {
+  /**
+   * Hands on or refuses ('done'), or finds that the identity must be asked for first.
+   *
+   * @param answered what is cached answers a fresh question that was asked after the frame came
+   */
+  const examine = (
+    connection: Connection,
+    frame: ScannedFrame,
+    receivedAtMs: number,
+    answered: boolean,
+  ): 'done' | 'ask' | 'ask_fresh' => {
     const { did } = frame;
     const identity = identities.get(did);
     if (identity === undefined) {
       counters.identityMisses++;
       // An #identity event says that what is stored is out of date.
-      return ask(connection, did, frame.kind === KIND.identity);
+      return frame.kind === KIND.identity ? 'ask_fresh' : 'ask';
     }
     counters.identityHits++;
     const now = nowMs();
-    const settled = identity.atMs >= receivedAtMs || now - identity.atMs < SETTLED_MS;
+    const ageMs = now - identity.atMs;
+    // Looked up after the frame had come: what is known is what counts.
+    const current = answered || identity.atMs >= receivedAtMs;
+    const settled = current || (ageMs >= 0 && ageMs < SETTLED_MS);
     const finish = (rejection: Pick<Rejection, 'reason' | 'detail'>): 'done' => {
-      release(frame.bytes.length);
-      refuse(connection, frame, rejection);
+      refuse(connection, frame, frame.bytes.length, rejection);
       return 'done';
     };
 
-    if (frame.kind === KIND.identity && identity.atMs < receivedAtMs) return ask(connection, did, true);
+    if (frame.kind === KIND.identity && !current) return 'ask_fresh';
     if (identity.reason !== null) {
-      if (identity.atMs < receivedAtMs && now - identity.atMs > REFUSED_IDENTITY_MS)
-        return ask(connection, did, true);
+      // The last word of a PDS on an account that the directory no longer knows: that it is gone.
+      if (frame.kind === KIND.account && identity.pds === connection.hostname) {
+        handOn(connection, frame, null);
+        return 'done';
+      }
+      if (!current && (ageMs < 0 || ageMs > REFUSED_IDENTITY_MS)) return 'ask_fresh';
       return finish({ reason: identity.reason });
     }
     if (identity.pds !== connection.hostname) {
-      if (!settled) return ask(connection, did, true);
-      return finish({ reason: 'wrong_host', detail: `its PDS is ${identity.pds ?? 'unknown'}` });
+      // Right after a migration the new PDS speaks within moments of the last look-up.
+      if (!current) return 'ask_fresh';
+      if (identity.pds === null) return finish({ reason: 'did_no_pds' });
+      return finish({ reason: 'wrong_host', detail: `its PDS is ${identity.pds}` });
     }
     if (frame.kind !== KIND.commit && frame.kind !== KIND.sync) {
       handOn(connection, frame, null);
       return 'done';
     }
     if (identity.key === null) {
-      if (!settled) return ask(connection, did, true);
+      if (!settled) return 'ask_fresh';
       return finish({ reason: 'did_no_signing_key' });
     }
     const verdict =
@@ -387,7 +463,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
           })
         : verifySync(frame, identity.key, { nowMs: now });
     if (!verdict.ok) {
-      if (verdict.reason === 'signature_invalid' && !settled) return ask(connection, did, true);
+      if (verdict.reason === 'signature_invalid' && !settled) return 'ask_fresh';
       return finish(verdict);
     }
     handOn(connection, frame, verdict);
@@ -401,48 +477,69 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     frame: ScannedFrame,
     receivedAtMs: number,
     waiting: HeldDid,
+    covered: boolean,
   ): void => {
-    const item: HeldFrame = { connection, frame, receivedAtMs, done: false };
+    const item: HeldFrame = { connection, frame, receivedAtMs, covered };
     waiting.items.push(item);
-    connection.held.push(item);
-    connection.heldCount++;
+    connection.held.add(item);
     connection.heldBytes += frame.bytes.length;
     counters.heldFrames++;
     counters.heldBytes += frame.bytes.length;
     counters.heldDids = heldDids.size;
     touch(connection);
-    if (
-      connection.heldCount >= MAX_HELD_FRAMES_PER_HOST ||
-      connection.heldBytes >= MAX_HELD_BYTES_PER_HOST ||
-      counters.heldBytes >= maxHeldBytes
-    )
+    if (connection.held.size >= MAX_HELD_FRAMES_PER_HOST || connection.heldBytes >= MAX_HELD_BYTES_PER_HOST)
       pause(connection, PAUSE_HELD);
+    if (counters.heldBytes >= maxHeldBytes) {
+      pausedForHeld.add(connection);
+      pause(connection, PAUSE_HELD_BY_ALL);
+    }
+    resumeSoon();
   };
 
+  /** From here on it is in flight like others, or thrown away. */
   const unhold = (item: HeldFrame): void => {
     const { connection, frame } = item;
-    item.done = true;
-    connection.heldCount--;
+    connection.held.delete(item);
     connection.heldBytes -= frame.bytes.length;
     counters.heldFrames--;
     counters.heldBytes -= frame.bytes.length;
     touch(connection);
     if (
-      connection.pauses & PAUSE_HELD &&
-      connection.heldCount <= MAX_HELD_FRAMES_PER_HOST / 2 &&
-      connection.heldBytes <= MAX_HELD_BYTES_PER_HOST / 2 &&
-      (connection.heldCount === 0 || counters.heldBytes < maxHeldBytes)
+      connection.held.size <= MAX_HELD_FRAMES_PER_HOST / 2 &&
+      connection.heldBytes <= MAX_HELD_BYTES_PER_HOST / 2
     )
       unpause(connection, PAUSE_HELD);
+    if (connection.held.size === 0) {
+      connection.aheadEvents = 0;
+      unpause(connection, PAUSE_AHEAD);
+      pausedForHeld.delete(connection);
+      unpause(connection, PAUSE_HELD_BY_ALL);
+    }
+    if (pausedForHeld.size > 0 && counters.heldBytes <= heldRoomBelowBytes) {
+      const waiting = pausedForHeld;
+      pausedForHeld = new Set();
+      for (const other of waiting) unpause(other, PAUSE_HELD_BY_ALL);
+    }
+  };
+
+  const coverAll = (waiting: HeldDid): void => {
+    for (const item of waiting.items) item.covered = true;
   };
 
   const identified = (answers: readonly IdentityAnswer[]): void => {
+    if (stopped) return;
     for (const answer of answers) {
+      const place = heldKey(answer.hostname, answer.did);
+      const waiting = heldDids.get(place);
       if (answer.again) {
+        if (waiting === undefined) continue;
         // Asking goes on only for as long as somebody waits.
-        const first = heldDids.get(heldKey(answer.hostname, answer.did))?.items[0];
-        if (first !== undefined)
-          requests.push({ did: answer.did, fresh: answer.fresh, hostname: first.connection.hostname });
+        const first = waiting.items[0];
+        if (first === undefined) heldDids.delete(place);
+        else {
+          ask(first.connection, answer.did, answer.fresh);
+          if (answer.fresh) coverAll(waiting);
+        }
         continue;
       }
       const key =
@@ -450,18 +547,26 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
           ? null
           : createSigningKey(answer.keyType, Buffer.from(answer.key, 'latin1'));
       identities.set(answer.did, { pds: answer.pds, key, reason: answer.reason, atMs: answer.atMs });
-      const key = heldKey(answer.hostname, answer.did);
-      const waiting = heldDids.get(key);
       if (waiting === undefined) continue;
+      // A list of its own: what ends a connection takes its frames out of `waiting.items`.
+      const { items } = waiting;
+      waiting.items = [];
+      let verdict: 'done' | 'ask' | 'ask_fresh' = 'done';
       let at = 0;
-      for (; at < waiting.items.length; at++) {
-        const item = waiting.items[at]!;
+      for (; at < items.length; at++) {
+        const item = items[at]!;
         if (!item.connection.open) continue;
-        if (examine(item.connection, item.frame, item.receivedAtMs) === 'ask') break;
+        verdict = examine(item.connection, item.frame, item.receivedAtMs, answer.fresh && item.covered);
+        if (verdict !== 'done') break;
         unhold(item);
       }
-      waiting.items.splice(0, at);
-      if (waiting.items.length === 0) heldDids.delete(key);
+      if (verdict === 'done') {
+        heldDids.delete(place);
+        continue;
+      }
+      waiting.items = items.slice(at).filter(({ connection }) => connection.open);
+      ask(items[at]!.connection, answer.did, verdict === 'ask_fresh');
+      if (verdict === 'ask_fresh') coverAll(waiting);
     }
     counters.heldDids = heldDids.size;
     sendBatch();
@@ -469,70 +574,118 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
 
   // --- frames --------------------------------------------------------------------------------------------
 
-  const malformed = (connection: Connection, bytes: Uint8Array, rejection: Rejection): void => {
-    release(bytes.length);
-    refuse(connection, null, rejection);
+  const malformed = (connection: Connection, bytes: number, rejection: Rejection): void => {
+    refuse(connection, null, bytes, rejection);
     connection.malformedScore++;
     if (connection.malformedScore > MAX_MALFORMED_SCORE) end(connection, { kind: 'malformed' });
   };
 
-  const process = ({ connection, bytes, receivedAtMs }: Queued): void => {
+  const discard = (bytes: number): void => {
+    counters.discardedFrames++;
+    release(bytes);
+  };
+
+  /** A frame that is not above all before it on this connection. */
+  const notIncreasing = (connection: Connection, frame: ScannedFrame): void => {
+    const { cursor, lastSeq } = connection;
+    if (cursor !== null && lastSeq === cursor) {
+      if (frame.seq === cursor) {
+        // Some hosts begin with the event at the cursor.
+        counters.skippedFrames++;
+        release(frame.bytes.length);
+        return;
+      }
+      connection.belowCursor++;
+    }
+    refuse(connection, frame, frame.bytes.length, {
+      reason: 'seq_not_increasing',
+      detail: `after ${lastSeq}`,
+    });
+    // We would be deaf to all it says until its numbers get there: its cursor means nothing any more.
+    if (connection.belowCursor >= MAX_FRAMES_BELOW_CURSOR)
+      end(connection, {
+        kind: 'error_frame',
+        error: 'FutureCursor',
+        message: `it was asked to go on after ${cursor} and went on with ${frame.seq}`,
+      });
+  };
+
+  const process = ({ connection, bytes, receivedAtMs, outcome }: Queued): void => {
     if (!connection.open) {
-      counters.discardedFrames++;
-      release(bytes.length);
+      if (outcome === null) discard(bytes.length);
+      return;
+    }
+    if (outcome !== null) {
+      ended(connection, outcome);
       return;
     }
     const frame = scanFrame(bytes);
     if (!frame.ok) {
-      malformed(connection, bytes, frame);
+      malformed(connection, bytes.length, frame);
       return;
     }
     if (connection.malformedScore > 0) connection.malformedScore -= 0.5;
     if (frame.kind === KIND.error) {
-      release(bytes.length);
-      refuse(connection, frame, { reason: 'host_error_frame', detail: frame.name.slice(0, 64) });
+      refuse(connection, frame, bytes.length, {
+        reason: 'host_error_frame',
+        detail: frame.name.slice(0, 64),
+      });
       end(connection, { kind: 'error_frame', error: frame.name, message: frame.message });
       return;
     }
     if (frame.kind === KIND.info) {
       release(bytes.length);
-      events.info(connection.hostId, frame.name, frame.message);
+      if (++connection.infos <= MAX_INFOS) events.info(connection.hostId, frame.name, frame.message);
       return;
     }
     if (frame.seq === 0 || frame.did === '') {
-      release(bytes.length);
-      refuse(connection, frame, { reason: 'frame_type_unknown', detail: frame.type.slice(0, 64) });
+      refuse(connection, frame, bytes.length, {
+        reason: 'frame_type_unknown',
+        detail: frame.type.slice(0, 64),
+      });
       return;
     }
     if (frame.seq <= connection.lastSeq) {
-      release(bytes.length);
-      refuse(connection, frame, { reason: 'seq_not_increasing', detail: `after ${connection.lastSeq}` });
+      notIncreasing(connection, frame);
       return;
     }
-    connection.lastSeq = frame.seq;
     if (connection.skip.size > 0 && connection.skip.delete(frame.seq)) {
+      connection.lastSeq = frame.seq;
+      if (connection.held.size > 0) connection.aheadEvents++;
       counters.skippedFrames++;
       release(bytes.length);
       touch(connection);
       return;
     }
-    const waiting = heldDids.size === 0 ? undefined : heldDids.get(heldKey(connection.hostname, frame.did));
-    if (waiting !== undefined) {
-      hold(connection, frame, receivedAtMs, waiting);
-    } else if (examine(connection, frame, receivedAtMs) === 'ask') {
-      const first: HeldDid = { items: [] };
-      heldDids.set(heldKey(connection.hostname, frame.did), first);
-      hold(connection, frame, receivedAtMs, first);
+    if (connection.aheadEvents >= HARD_AHEAD_EVENTS || heldDids.size >= MAX_ASKED_DIDS) {
+      discard(bytes.length);
+      end(connection, { kind: 'throttled', waitMs: OVERLOAD_WAIT_MS });
+      return;
     }
+    connection.lastSeq = frame.seq;
+    const place = heldDids.size === 0 ? '' : heldKey(connection.hostname, frame.did);
+    const waiting = place === '' ? undefined : heldDids.get(place);
+    if (waiting !== undefined) {
+      hold(connection, frame, receivedAtMs, waiting, false);
+    } else {
+      const verdict = examine(connection, frame, receivedAtMs, false);
+      if (verdict !== 'done') {
+        const first: HeldDid = { items: [] };
+        heldDids.set(heldKey(connection.hostname, frame.did), first);
+        ask(connection, frame.did, verdict === 'ask_fresh');
+        hold(connection, frame, receivedAtMs, first, verdict === 'ask_fresh');
+      }
+    }
+    if (connection.aheadEvents >= MAX_AHEAD_EVENTS) pause(connection, PAUSE_AHEAD);
   };
 
   const work = (): void => {
     scheduled = false;
+    if (stopped) return;
     const until = performance.now() + SLICE_MS;
     let sinceLook = 0;
     while (queueAt < queue.length) {
-      process(queue[queueAt]!);
-      queueAt++;
+      process(queue[queueAt++]!);
       if (++sinceLook === 8) {
         sinceLook = 0;
         if (performance.now() >= until) break;
@@ -546,7 +699,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       queueAt = 0;
     }
     sendBatch();
-    if (queue.length > 0) schedule();
+    if (queueAt < queue.length) schedule();
   };
 
   const schedule = (): void => {
@@ -555,65 +708,65 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     setImmediate(work);
   };
 
+  const enqueue = (connection: Connection, bytes: Uint8Array, outcome: CloseOutcome | null): void => {
+    queue.push({ connection, bytes, receivedAtMs: nowMs(), outcome });
+    schedule();
+  };
+
   const receive = (connection: Connection, bytes: Uint8Array): void => {
-    if (!connection.open) return;
-    const now = nowMs();
+    if (!connection.open || connection.ending) return;
     counters.frames++;
     counters.bytes += bytes.length;
     counters.bytesInFlight += bytes.length;
-    queue.push({ connection, bytes, receivedAtMs: now });
-    const waitMs = connection.limiter.take(now);
-    if (waitMs > 0) {
+    enqueue(connection, bytes, null);
+    if (connection.owedTokens > 0) connection.owedTokens++;
+    else {
+      const now = nowMs();
+      const waitMs = connection.limiter.take(now);
       if (waitMs > MAX_RATE_PAUSE_MS) {
         end(connection, { kind: 'throttled', waitMs });
         return;
       }
-      connection.resumeAtMs = now + waitMs;
-      pausedForRate.add(connection);
-      pause(connection, PAUSE_RATE);
-    }
-    if (counters.bytesInFlight > options.maxBytesInFlight) {
-      // A pause lets one more read through; what arrives far beyond the bound all the same has to come again.
-      if (counters.bytesInFlight > 2 * options.maxBytesInFlight) {
-        end(connection, { kind: 'throttled', waitMs: OVERLOAD_WAIT_MS });
-        return;
+      if (waitMs > 0) {
+        connection.owedTokens = 1;
+        connection.resumeAtMs = now + waitMs;
+        pausedForRate.add(connection);
+        pause(connection, PAUSE_RATE);
       }
-      if (!(connection.pauses & PAUSE_BYTES)) pauseForBytes();
     }
-    schedule();
+    if (activeBytes() <= options.maxBytesInFlight) return;
+    // A pause lets one more read through; what arrives far beyond the bound all the same has to come again.
+    if (activeBytes() > 2 * options.maxBytesInFlight)
+      end(connection, { kind: 'throttled', waitMs: OVERLOAD_WAIT_MS });
+    else if (!(connection.pauses & PAUSE_BYTES)) pauseForBytes();
   };
 
   // --- connections ---------------------------------------------------------------------------------------
 
+  /** By us, at once: frames that are queued have to come again. */
   const end = (connection: Connection, outcome: CloseOutcome): void => {
-    if (connection.subscription !== null) connection.subscription.end(outcome);
-    else ended(connection, outcome);
+    if (!connection.open) return;
+    if (!connection.ending) {
+      connection.ending = true;
+      connection.subscription?.end(outcome);
+    }
+    ended(connection, outcome);
   };
 
   const ended = (connection: Connection, outcome: CloseOutcome): void => {
-    if (!connection.open) return;
     // What was handed on before counts; the rest comes again on the next connection.
     sendBatch();
     connection.open = false;
     connections.delete(connection.hostId);
     pausedForRate.delete(connection);
     pausedForBytes.delete(connection);
-    const dids = new Set<string>();
-    for (const item of connection.held) {
-      if (item.done) continue;
-      dids.add(item.frame.did);
+    for (const item of [...connection.held]) {
       unhold(item);
-      release(item.frame.bytes.length);
-      counters.discardedFrames++;
+      discard(item.frame.bytes.length);
+      // It stays, with nobody left in it, until the answer is here: else it would be asked for twice.
+      const waiting = heldDids.get(heldKey(connection.hostname, item.frame.did));
+      if (waiting !== undefined && waiting.items.length > 0) waiting.items = [];
     }
-    connection.held = [];
-    for (const did of dids) {
-      const waiting = heldDids.get(did);
-      if (waiting === undefined) continue;
-      waiting.items = waiting.items.filter((item) => item.connection !== connection);
-      if (waiting.items.length === 0) heldDids.delete(did);
-    }
-    counters.heldDids = heldDids.size;
     events.closed(connection.hostId, outcome);
   };
 
@@ -629,12 +782,17 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
         skip: new Set(command.skip),
         subscription: null,
         open: true,
+        ending: false,
+        cursor: command.cursor,
+        belowCursor: 0,
+        infos: 0,
         lastSeq: command.cursor ?? 0,
-        held: [],
-        heldCount: 0,
+        held: new Set(),
         heldBytes: 0,
+        aheadEvents: 0,
         pauses: 0,
         resumeAtMs: 0,
+        owedTokens: 0,
         reportedPause: null,
         malformedScore: 0,
         touched: false,
@@ -656,12 +814,16 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
           frame: (bytes) => receive(connection, bytes),
           text: () => {
             counters.textMessages++;
-            if (!connection.open) return;
-            refuse(connection, null, { reason: 'frame_not_binary' });
-            connection.malformedScore++;
-            if (connection.malformedScore > MAX_MALFORMED_SCORE) end(connection, { kind: 'malformed' });
+            if (!connection.open || connection.ending) return;
+            schedule();
+            malformed(connection, 0, { ok: false, reason: 'frame_not_binary' });
           },
-          closed: (outcome) => ended(connection, outcome),
+          closed(outcome) {
+            if (!connection.open || connection.ending) return;
+            connection.ending = true;
+            // After the frames that came before: a host that closes after each burst gets ahead all the same.
+            enqueue(connection, NO_BYTES, outcome);
+          },
         },
       );
     },
@@ -670,17 +832,30 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       if (connection !== undefined) end(connection, { kind: 'stopped' });
     },
     setLimits(hostId: number, limits: HostLimits) {
-      connections.get(hostId)?.limiter.set(limits);
+      const connection = connections.get(hostId);
+      if (connection === undefined) return;
+      connection.limiter.set(limits);
+      // What it has to wait for was reckoned by the old ones.
+      connection.resumeAtMs = 0;
     },
     identified,
+    forget(did) {
+      identities.delete(did);
+    },
     acknowledge: release,
     counters,
     async stop() {
-      stopped = true;
       for (const connection of [...connections.values()]) end(connection, { kind: 'stopped' });
+      stopped = true;
       clearInterval(pauseTimer);
+      for (; queueAt < queue.length; queueAt++) {
+        const { bytes, outcome } = queue[queueAt]!;
+        if (outcome === null) discard(bytes.length);
+      }
       queue = [];
       queueAt = 0;
+      heldDids.clear();
+      counters.heldDids = 0;
     },
   };
 };

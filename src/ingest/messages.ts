@@ -11,6 +11,7 @@ export type ToWorker =
   | { readonly kind: 'disconnect'; readonly hostId: number }
   | { readonly kind: 'limits'; readonly hostId: number; readonly limits: HostLimits }
   | { readonly kind: 'identified'; readonly answers: readonly IdentityAnswer[] }
+  | { readonly kind: 'forget'; readonly did: string }
   | { readonly kind: 'acknowledge'; readonly bytes: number }
   | { readonly kind: 'stop' };
 

@@ -42,22 +42,38 @@ const NO_COUNTERS: IngestCounters = {
   discardedFrames: 0,
 };
 
-const createThread = (deps: IngestPoolDeps, options: WorkerOptions): Ingest => {
+/** `learned`: fresh answers reached this thread, the others' caches may be out of date. */
+const createThread = (
+  deps: IngestPoolDeps,
+  options: WorkerOptions,
+  learned: (from: Ingest, dids: readonly string[]) => void,
+): Ingest => {
   const worker = new Worker(new URL('./worker.ts', import.meta.url).href);
   const send = (message: ToWorker): void => worker.postMessage(message);
   let counters = NO_COUNTERS;
   let stopped: (() => void) | null = null;
+  let gone = false;
+  let wasTold = false;
   const thread: Ingest = {
     connect: (command) => send({ kind: 'connect', command }),
     disconnect: (hostId) => send({ kind: 'disconnect', hostId }),
     setLimits: (hostId, limits) => send({ kind: 'limits', hostId, limits }),
-    identified: (answers: readonly IdentityAnswer[]) => send({ kind: 'identified', answers }),
+    identified(answers: readonly IdentityAnswer[]) {
+      send({ kind: 'identified', answers });
+      const dids = answers.filter(({ fresh, again }) => fresh && !again).map(({ did }) => did);
+      if (dids.length > 0) learned(thread, dids);
+    },
+    forget: (did) => send({ kind: 'forget', did }),
     acknowledge: (bytes) => send({ kind: 'acknowledge', bytes }),
     get counters() {
       return counters;
     },
     stop: () =>
       new Promise((resolve) => {
+        if (gone) {
+          resolve();
+          return;
+        }
         stopped = resolve;
         send({ kind: 'stop' });
       }),
@@ -83,6 +99,7 @@ const createThread = (deps: IngestPoolDeps, options: WorkerOptions): Ingest => {
         counters = data.counters;
         return;
       case 'stopped':
+        wasTold = true;
         stopped?.();
         stopped = null;
         return;
@@ -90,7 +107,9 @@ const createThread = (deps: IngestPoolDeps, options: WorkerOptions): Ingest => {
   };
   worker.onerror = (event) => deps.died(event.message);
   worker.addEventListener('close', () => {
+    gone = true;
     if (stopped !== null) stopped();
+    else if (!wasTold) deps.died('it ended by itself');
   });
   send({ kind: 'start', options });
   return thread;
@@ -101,6 +120,9 @@ export const createIngestPool = (deps: IngestPoolDeps): IngestPool => {
   const count = Math.max(1, deps.workers);
   const options = { ...deps.options, maxBytesInFlight: Math.floor(deps.options.maxBytesInFlight / count) };
   const threads: Ingest[] = [];
+  const learned = (from: Ingest, dids: readonly string[]): void => {
+    for (const thread of threads) if (thread !== from) for (const did of dids) thread.forget(did);
+  };
   if (deps.workers === 0) {
     const holder: { thread: Ingest | null } = { thread: null };
     const events = deps.lane({
@@ -110,7 +132,7 @@ export const createIngestPool = (deps: IngestPoolDeps): IngestPool => {
     holder.thread = createIngest({ ...options, subscribe, nowMs: Date.now }, events);
     threads.push(holder.thread);
   } else {
-    for (let index = 0; index < count; index++) threads.push(createThread(deps, options));
+    for (let index = 0; index < count; index++) threads.push(createThread(deps, options, learned));
   }
   const threadOf = (hostId: number): Ingest => threads[hostId % threads.length]!;
   return {

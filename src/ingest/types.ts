@@ -58,7 +58,7 @@ export interface IngestBatch {
   readonly events: readonly VerifiedEvent[];
   readonly rejections: readonly IngestRejection[];
   readonly progress: readonly HostProgress[];
-  /** Bytes to give back by `acknowledge` once the batch is sequenced. */
+  /** Bytes, of refused frames too, to give back by `acknowledge` once the batch is sequenced. */
   readonly bytes: number;
 }
 
@@ -86,6 +86,8 @@ export interface IdentityAnswer {
   readonly again: boolean;
   /** As it was asked. */
   readonly fresh: boolean;
+  /** As it was asked. */
+  readonly hostname: string;
 }
 
 export type PausedFor = 'rate_limit' | 'bytes_in_flight' | 'pending_identities';
@@ -111,7 +113,7 @@ export interface IngestCounters {
   heldFrames: number;
   /** Now. */
   heldBytes: number;
-  /** Now: DIDs that frames wait for. */
+  /** Now: identities asked for, by host and DID. */
   heldDids: number;
   /** Frames already in the log that a host sent again. */
   skippedFrames: number;
@@ -126,6 +128,8 @@ export interface IngestCounters {
 /** One ingest thread, seen from the core. */
 export interface Ingest extends IngestControl {
   identified(answers: readonly IdentityAnswer[]): void;
+  /** Another thread learned something new about the DID: it is asked for again when it is needed. */
+  forget(did: string): void;
   /** Gives back the bytes of a batch that is sequenced. */
   acknowledge(bytes: number): void;
   readonly counters: Readonly<IngestCounters>;

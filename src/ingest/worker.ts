@@ -41,6 +41,8 @@ const start = (options: WorkerOptions): ((message: ToWorker) => void) => {
         return ingest.setLimits(message.hostId, message.limits);
       case 'identified':
         return ingest.identified(message.answers);
+      case 'forget':
+        return ingest.forget(message.did);
       case 'acknowledge':
         return ingest.acknowledge(message.bytes);
       case 'stop':

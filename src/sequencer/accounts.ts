@@ -26,6 +26,8 @@ export interface Account {
   key: string | null;
   handle: string | null;
   identityAtMs: number;
+  /** `pds` is the host of `hostId`, as a reader of the stored row would take it to be. */
+  pdsIsHost: boolean;
   /** False while only its identity is known: no event of it was taken yet, nothing of it is stored. */
   known: boolean;
 }
@@ -48,7 +50,8 @@ export const accountRow = (account: Account): AccountRow => ({
   keyType: account.keyType,
   key: bytesOf(account.key),
   handle: account.handle,
-  identityAtMs: account.identityAtMs,
+  // The row has no place for a PDS that we do not follow: whoever reads it has to ask again.
+  identityAtMs: account.pdsIsHost ? account.identityAtMs : 0,
 });
 
 /** An account of which nothing is known yet. */
@@ -66,6 +69,7 @@ export const newAccount = (did: string): Account => ({
   key: null,
   handle: null,
   identityAtMs: 0,
+  pdsIsHost: false,
   known: false,
 });
 
@@ -97,6 +101,8 @@ export const createAccounts = (
   /** Being stored: the database may still show what they were. */
   let storing = new Map<string, Account>();
   const counters = { hits: 0, loads: 0, loadedRows: 0 };
+  /** Queries on their way, and which of their DIDs were stored meanwhile: those answers may be old. */
+  const loading = new Set<{ readonly dids: ReadonlySet<string>; readonly stored: Set<string> }>();
 
   const get = (did: string): Account | undefined => {
     const cached = cache.get(did) ?? dirty.get(did) ?? storing.get(did);
@@ -104,34 +110,49 @@ export const createAccounts = (
     return cached;
   };
 
+  const accountOf = (row: AccountRow): Account => {
+    const pds = row.identityAtMs === 0 ? null : (hostnameOf(row.hostId) ?? null);
+    return {
+      did: row.did,
+      hostId: row.hostId,
+      pds,
+      ownStatus: row.ownStatus,
+      upstreamStatus: row.upstreamStatus,
+      rev: row.rev,
+      commit: textOf(row.commit),
+      data: textOf(row.data),
+      desynchronized: row.desynchronized,
+      keyType: row.keyType,
+      key: textOf(row.key),
+      handle: row.handle,
+      identityAtMs: pds === null ? 0 : row.identityAtMs,
+      pdsIsHost: pds !== null,
+      known: true,
+    };
+  };
+
   return {
     get,
     async load(dids) {
-      const missing = dids.filter((did) => get(did) === undefined);
-      if (missing.length === 0) return;
-      counters.loads++;
-      const rows = await state.loadAccounts(missing);
-      counters.loadedRows += rows.length;
-      for (const row of rows) {
-        // Another batch may have brought it in, and changed it, while this one waited.
-        if (get(row.did) !== undefined) continue;
-        const pds = row.identityAtMs === 0 ? null : (hostnameOf(row.hostId) ?? null);
-        cache.set(row.did, {
-          did: row.did,
-          hostId: row.hostId,
-          pds,
-          ownStatus: row.ownStatus,
-          upstreamStatus: row.upstreamStatus,
-          rev: row.rev,
-          commit: textOf(row.commit),
-          data: textOf(row.data),
-          desynchronized: row.desynchronized,
-          keyType: row.keyType,
-          key: textOf(row.key),
-          handle: row.handle,
-          identityAtMs: pds === null ? 0 : row.identityAtMs,
-          known: true,
-        });
+      let missing = dids.filter((did) => get(did) === undefined);
+      while (missing.length > 0) {
+        counters.loads++;
+        const query = { dids: new Set(missing), stored: new Set<string>() };
+        loading.add(query);
+        let rows: AccountRow[];
+        try {
+          rows = await state.loadAccounts(missing);
+        } finally {
+          loading.delete(query);
+        }
+        counters.loadedRows += rows.length;
+        for (const row of rows) {
+          // Another batch may have brought it in, and changed it, while this one waited.
+          if (query.stored.has(row.did) || get(row.did) !== undefined) continue;
+          cache.set(row.did, accountOf(row));
+        }
+        // Brought in, changed, stored and forgotten again while this one waited: what it read may be from before.
+        missing = [...query.stored].filter((did) => get(did) === undefined);
       }
     },
     add(account) {
@@ -146,6 +167,7 @@ export const createAccounts = (
       return [...storing.values()];
     },
     stored() {
+      for (const { dids, stored } of loading) for (const did of dids) if (storing.has(did)) stored.add(did);
       storing = new Map();
     },
     giveBack() {

@@ -31,6 +31,29 @@ export const effectiveStatus = (account: {
   readonly upstreamStatus: string | null;
 }): string | null => account.ownStatus ?? account.upstreamStatus;
 
+/** What a commit or sync leaves an account with. Answers whether it does not follow on what we held. */
+export const takeRev = (
+  account: Account,
+  event: {
+    readonly kind: number;
+    readonly rev: string;
+    readonly since: string | null;
+    readonly commit: string | null;
+    readonly data: string | null;
+    readonly prevData: string | null;
+  },
+): boolean => {
+  const discontinuity =
+    event.kind === KIND.commit &&
+    account.rev !== null &&
+    (event.since !== account.rev || (event.prevData !== null && event.prevData !== account.data));
+  account.desynchronized = discontinuity;
+  account.rev = event.rev;
+  account.commit = event.commit;
+  account.data = event.data;
+  return discontinuity;
+};
+
 /**
  * Decides on an event of a known account of the sending host, and updates the account when it is taken.
  *
@@ -54,7 +77,8 @@ export const decide = (
       : no('account_takendown', account.ownStatus);
   }
   if (event.kind === KIND.identity) {
-    return event.handle !== null && event.handle.toLowerCase() !== account.handle
+    // Without a document (it has to be asked for again) a handle cannot be checked.
+    return event.handle !== null && account.identityAtMs > 0 && event.handle.toLowerCase() !== account.handle
       ? { ...PASS, rewrite: 'drop_handle' }
       : PASS;
   }
@@ -62,20 +86,11 @@ export const decide = (
   if (event.kind !== KIND.commit && event.kind !== KIND.sync) return PASS;
 
   if (account.rev !== null && event.rev <= account.rev) return no('rev_stale', `we hold ${account.rev}`);
-  let discontinuity = false;
   let lenient: Reason | null = null;
-  if (event.kind === KIND.commit && account.rev !== null) {
-    if (event.prevData === null) {
-      if (validation === 'strict') return no('prev_data_missing');
-      lenient = 'prev_data_missing';
-      discontinuity = event.since !== account.rev;
-    } else {
-      discontinuity = event.prevData !== account.data || event.since !== account.rev;
-    }
+  if (event.kind === KIND.commit && account.rev !== null && event.prevData === null) {
+    if (validation === 'strict') return no('prev_data_missing');
+    lenient = 'prev_data_missing';
   }
-  account.desynchronized = discontinuity;
-  account.rev = event.rev;
-  account.commit = event.commit;
-  account.data = event.data;
+  const discontinuity = takeRev(account, event);
   return discontinuity || lenient !== null ? { ok: true, rewrite: null, discontinuity, lenient } : PASS;
 };

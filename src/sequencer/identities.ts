@@ -45,6 +45,7 @@ export const applyIdentity = (
   account.handle = identity.handle;
   account.identityAtMs = atMs;
   const host = identity.pds === null ? undefined : roster.hostByName(identity.pds);
+  account.pdsIsHost = host !== undefined;
   if (host === undefined || host.hostId === account.hostId) return 'stayed';
   if (isCounted(account)) {
     const old = roster.host(account.hostId);
@@ -69,6 +70,7 @@ export const createIdentityDesk = (deps: IdentityDeskDeps): IdentityDesk => {
     atMs: account.identityAtMs,
     again: false,
     fresh: request.fresh,
+    hostname: request.hostname,
   });
 
   const nothing = (request: IdentityRequest, atMs: number) => ({
@@ -80,6 +82,7 @@ export const createIdentityDesk = (deps: IdentityDeskDeps): IdentityDesk => {
     atMs,
     again: false,
     fresh: request.fresh,
+    hostname: request.hostname,
   });
 
   const lookUp = async (request: IdentityRequest): Promise<IdentityAnswer> => {
@@ -102,7 +105,14 @@ export const createIdentityDesk = (deps: IdentityDeskDeps): IdentityDesk => {
       accounts.markDirty(account);
       return answerFrom(account, request);
     }
-    if (!result.passing) return { ...nothing(request, askedAtMs), reason: result.reason };
+    if (!result.passing) {
+      const account = accounts.get(request.did);
+      return {
+        ...nothing(request, askedAtMs),
+        pds: account?.known ? account.pds : null,
+        reason: result.reason,
+      };
+    }
     const waitMs = Math.min(MAX_RETRY_MS, Math.max(result.retryAfterMs ?? 0, DEFAULT_RETRY_MS));
     return new Promise((resolve) =>
       deps.after(waitMs, () => resolve({ ...nothing(request, askedAtMs), again: true })),

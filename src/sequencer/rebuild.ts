@@ -1,41 +1,76 @@
 /**
  * Brings accounts and host cursors up to the end of the log after a start: the database may trail, the log never.
  */
+import { latin1 } from '../firehose/cbor.ts';
 import { scanFrame } from '../firehose/scan.ts';
-import { KIND } from '../firehose/types.ts';
+import { KIND, type ScannedFrame } from '../firehose/types.ts';
+import type { HostState } from '../hosts/host.ts';
 import type { HostRoster } from '../hosts/roster.ts';
+import { HARD_AHEAD_EVENTS } from '../ingest/bounds.ts';
 import { LogCorruption } from '../log/corruption.ts';
 import type { Log, LogRecord } from '../log/types.ts';
 import { readCommitDigests } from '../repo/read.ts';
-import { type AccountCache, newAccount } from './accounts.ts';
+import { type Account, type AccountCache, newAccount } from './accounts.ts';
+import { takeRev } from './decide.ts';
 import { isCounted } from './identities.ts';
 
 const READ_BYTES = 4 * 1024 * 1024;
 /** Stored in between when much has to be made up, so that accounts do not pile up in memory. */
 const FLUSH_EVERY_RECORDS = 50_000;
+/**
+ * How far before its first logged event a host is asked to begin when its cursor was never stored: an earlier one may
+ * have been waiting for an identity. What comes that we have not seen before is welcome, what we have is skipped.
+ */
+const BEFORE_FIRST_EVENT = 1_000;
 
 export interface RebuildDeps {
-  readonly log: Log;
-  readonly roster: Pick<HostRoster, 'host' | 'accountsChanged' | 'markDirty'>;
+  readonly log: Pick<Log, 'lastSeq' | 'oldestSeq' | 'openCursor'>;
+  readonly roster: Pick<HostRoster, 'host' | 'accountsChanged' | 'accountLimitOf' | 'markDirty'>;
   readonly accounts: AccountCache;
+  /** Stores everything that changed, which reflects the log up to `position`. */
   readonly flush: (position: number) => Promise<void>;
   readonly progress: (records: number) => void;
 }
 
-const apply = (record: LogRecord, deps: RebuildDeps): void => {
-  const frame = scanFrame(record.frame);
-  if (!frame.ok) throw new Error(`record ${record.seq} of our log holds a frame we refuse: ${frame.reason}`);
+/** What a host sent: its cursor, and what is logged beyond it. */
+const applyToHost = (host: HostState, upstreamSeq: number, seen: Set<number>): void => {
+  if (host.cursor > 0 && (upstreamSeq <= host.cursor || host.ahead.has(upstreamSeq))) {
+    // What is stored of the host is as of before this record, so its cursor was reset since: it numbers anew.
+    host.cursor = 0;
+    host.ahead = new Set();
+  }
+  if (host.cursor === 0) host.cursor = Math.max(1, upstreamSeq - 1 - BEFORE_FIRST_EVENT);
+  // How far the cursor may go is not in the log (an earlier event may have been waiting), but this event is.
+  if (upstreamSeq > host.cursor) host.ahead.add(upstreamSeq);
+  seen.add(host.hostId);
+};
+
+/** Ingest's bound, and room for what was waiting when it was reached. */
+const MAX_AHEAD = HARD_AHEAD_EVENTS + 2_048;
+
+/** The cursor is never further behind than the bound, so all below it that is not logged was dropped on purpose. */
+const trimAhead = (host: HostState): void => {
+  if (host.ahead.size <= MAX_AHEAD) return;
+  const seqs = [...host.ahead].sort((a, b) => a - b);
+  const below = seqs.length - MAX_AHEAD;
+  host.cursor = seqs[below - 1]!;
+  host.ahead = new Set(seqs.slice(below));
+};
+
+/** A status that the relay wrote in the host's words, or announced in its own. */
+const applyStatus = (account: Account, frame: ScannedFrame, isOurs: boolean): void => {
+  const status = frame.active ? null : (frame.status ?? 'deactivated');
+  if (isOurs) {
+    // Announced: that it may come in after all, or what its PDS says when asked.
+    if (account.ownStatus === 'throttled' && status !== 'throttled') account.ownStatus = null;
+    if (account.ownStatus === null) account.upstreamStatus = status;
+  } else if (account.ownStatus === null) account.upstreamStatus = status;
+  // Else the record shows our own status; what the PDS said is lost, and found out when events come.
+};
+
+const apply = (record: LogRecord, frame: ScannedFrame, deps: RebuildDeps): void => {
   const { roster, accounts } = deps;
   const host = roster.host(record.hostId);
-  if (host !== undefined && host.cursor === 0 && record.upstreamSeq > 0) {
-    // Its first events: the crash came before its cursor was stored for the first time.
-    host.cursor = record.upstreamSeq - 1;
-  }
-  if (host !== undefined && record.upstreamSeq > host.cursor) {
-    // How far the host's cursor may go is not in the log (an earlier event may have been waiting), but this one is.
-    host.ahead.add(record.upstreamSeq);
-    roster.markDirty(host);
-  }
   let account = accounts.get(frame.did);
   if (account === undefined) {
     account = newAccount(frame.did);
@@ -44,20 +79,34 @@ const apply = (record: LogRecord, deps: RebuildDeps): void => {
   if (!account.known) {
     account.known = true;
     account.hostId = record.hostId;
-    if (host !== undefined) roster.accountsChanged(host, 1);
+    const isFull = host !== undefined && host.accountCount >= roster.accountLimitOf(host);
+    // Nothing else is logged of an account that has to wait for room.
+    if (isFull && frame.kind === KIND.account && !frame.active && frame.status === 'throttled')
+      account.ownStatus = 'throttled';
+    else if (host !== undefined) roster.accountsChanged(host, 1);
+  } else if (account.hostId !== record.hostId) {
+    // It moved; where to, the document says.
+    if (isCounted(account)) {
+      const old = roster.host(account.hostId);
+      if (old !== undefined) roster.accountsChanged(old, -1);
+      if (host !== undefined) roster.accountsChanged(host, 1);
+    }
+    account.hostId = record.hostId;
+    account.pds = null;
+    account.identityAtMs = 0;
+    account.pdsIsHost = false;
   }
   if (frame.kind === KIND.commit || frame.kind === KIND.sync) {
-    if (account.rev !== null && frame.rev <= account.rev) return;
-    const digests = readCommitDigests(frame);
-    if (digests === null) throw new Error(`record ${record.seq} of our log holds no commit`);
-    account.desynchronized =
-      frame.kind === KIND.commit && account.rev !== null && frame.since !== account.rev;
-    account.rev = frame.rev;
-    account.commit = digests.commit;
-    account.data = digests.data;
-  } else if (frame.kind === KIND.account && account.ownStatus === null) {
+    if (account.rev === null || frame.rev > account.rev) {
+      const digests = readCommitDigests(frame);
+      if (digests === null) throw new Error(`record ${record.seq} of our log holds no commit`);
+      const { prevDataDigestAt: at } = frame;
+      const prevData = at < 0 ? null : latin1(frame.bytes, at, at + 32);
+      takeRev(account, { kind: frame.kind, rev: frame.rev, since: frame.since, ...digests, prevData });
+    }
+  } else if (frame.kind === KIND.account) {
     const wasCounted = isCounted(account);
-    account.upstreamStatus = frame.active ? null : (frame.status ?? 'deactivated');
+    applyStatus(account, frame, record.upstreamSeq === 0);
     if (host !== undefined && wasCounted !== isCounted(account))
       roster.accountsChanged(host, wasCounted ? -1 : 1);
   } else if (frame.kind === KIND.identity) {
@@ -87,20 +136,36 @@ export const rebuild = async (position: number, deps: RebuildDeps): Promise<numb
   // What the window no longer holds cannot be made up; the accounts' next events will.
   if (from < log.oldestSeq - 1) from = log.oldestSeq - 1;
   const cursor = log.openCursor(from, { includeSkipped: true });
+  const seen = new Set<number>();
   let count = 0;
   let sinceFlush = 0;
+  const settleHosts = (): void => {
+    for (const hostId of seen) {
+      const host = deps.roster.host(hostId)!;
+      trimAhead(host);
+      deps.roster.markDirty(host);
+    }
+    seen.clear();
+  };
   try {
     for (;;) {
       const records = cursor.next(READ_BYTES);
       if (records === 'behind') throw new Error('the log moved on while it was read at start');
       if (records.length === 0) break;
-      const dids: string[] = [];
-      for (const record of records) {
+      const frames = records.map((record) => {
         const frame = scanFrame(record.frame);
-        if (frame.ok) dids.push(frame.did);
+        if (!frame.ok)
+          throw new Error(`record ${record.seq} of our log holds a frame we refuse: ${frame.reason}`);
+        return frame;
+      });
+      await deps.accounts.load([...new Set(frames.map(({ did }) => did))]);
+      for (let index = 0; index < records.length; index++) {
+        const record = records[index]!;
+        apply(record, frames[index]!, deps);
+        const host = deps.roster.host(record.hostId);
+        if (host !== undefined && record.upstreamSeq > 0) applyToHost(host, record.upstreamSeq, seen);
       }
-      await deps.accounts.load([...new Set(dids)]);
-      for (const record of records) apply(record, deps);
+      settleHosts();
       count += records.length;
       sinceFlush += records.length;
       if (sinceFlush >= FLUSH_EVERY_RECORDS) {

@@ -9,7 +9,7 @@
 import { removeField, setAccountStatus } from '../firehose/edit.ts';
 import { accountFrame } from '../firehose/encode.ts';
 import { scanFrame } from '../firehose/scan.ts';
-import { KIND, type ScannedFrame } from '../firehose/types.ts';
+import { KIND, MAX_FRAME_BYTES } from '../firehose/types.ts';
 import type { HostState } from '../hosts/host.ts';
 import type { HostRoster } from '../hosts/roster.ts';
 import type { CloseOutcome } from '../hosts/types.ts';
@@ -17,10 +17,10 @@ import type { IngestBatch, IngestRejection, PausedFor, VerifiedEvent } from '../
 import { didHash } from '../log/did-hash.ts';
 import { MAX_PENDING_BYTES } from '../log/log.ts';
 import type { Log } from '../log/types.ts';
-import { isReason, type Reason } from '../reasons.ts';
+import type { Reason } from '../reasons.ts';
 import { tidMicroseconds } from '../repo/syntax.ts';
 import type { RejectionRow } from '../state/types.ts';
-import { type Account, type AccountCache, MAX_DIRTY_ACCOUNTS } from './accounts.ts';
+import { type Account, type AccountCache, MAX_DIRTY_ACCOUNTS, newAccount } from './accounts.ts';
 import { decide, effectiveStatus } from './decide.ts';
 import type { Healer } from './healer.ts';
 import { isCounted } from './identities.ts';
@@ -71,6 +71,11 @@ export interface Sequencer {
   takeRejections(): RejectionRow[];
   /** Resolves when everything that came in is sequenced. */
   idle(): Promise<void>;
+  /**
+   * For shutting down: nothing waits for the database or the disk any more. What cannot be sequenced at once is
+   * thrown away, with all that follows it in its lane; no cursor moved over it, so the hosts send it again.
+   */
+  drain(): void;
   readonly groups: ReadonlyMap<string, GroupCounts>;
   readonly counters: {
     events: number;
@@ -83,6 +88,8 @@ export interface Sequencer {
     waitsForRoom: number;
     queuedBatches: number;
     unexplained: number;
+    /** Events thrown away at shutdown. */
+    undone: number;
   };
   /** Newest commit's own time against its time in the log, seconds; 0 before the first. */
   readonly lagSeconds: number;
@@ -103,6 +110,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
   let rejections: RejectionRow[] = [];
   const running = new Set<Promise<void>>();
   let lagSeconds = 0;
+  let draining = false;
   const counters = {
     events: 0,
     discontinuities: 0,
@@ -114,6 +122,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     waitsForRoom: 0,
     queuedBatches: 0,
     unexplained: 0,
+    undone: 0,
   };
 
   const groupOf = (host: HostState): GroupCounts => {
@@ -205,7 +214,8 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
 
   const rewritten = (account: Account, event: VerifiedEvent, rewrite: 'drop_handle' | 'own_status') => {
     counters.rewritten++;
-    const scanned = scanFrame(event.frame) as ScannedFrame;
+    const scanned = scanFrame(event.frame);
+    if (!scanned.ok) throw new Error(`a frame that was taken is refused now: ${scanned.reason}`);
     const edited =
       rewrite === 'drop_handle'
         ? removeField(scanned, 'handle')
@@ -239,13 +249,15 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       refuse(host, { ...event, reason: 'host_banned', detail: '' });
       return;
     }
-    const account = accounts.get(event.did);
-    if (account === undefined || account.pds !== host.hostname) {
-      refuse(host, {
-        ...event,
-        reason: 'wrong_host',
-        detail: account === undefined ? 'its identity is gone' : `its PDS is ${account.pds ?? 'unknown'}`,
-      });
+    let account = accounts.get(event.did);
+    if (account === undefined) {
+      // Ingest checked the event by an identity that it still knows and we do not: no event of it was taken yet.
+      account = newAccount(event.did);
+      account.pds = host.hostname;
+      accounts.add(account);
+    }
+    if (account.pds !== host.hostname) {
+      refuse(host, { ...event, reason: 'wrong_host', detail: `its PDS is ${account.pds ?? 'unknown'}` });
       return;
     }
     admit(host, account);
@@ -261,38 +273,53 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       roster.accountsChanged(host, wasCounted ? -1 : 1);
     if (decision.discontinuity) counters.discontinuities++;
     if (decision.lenient !== null || event.lenient !== null) counters.lenient++;
-    append(host, decision.rewrite === null ? event : rewritten(account, event, decision.rewrite));
+    const logged = decision.rewrite === null ? event : rewritten(account, event, decision.rewrite);
+    if (logged.frame.length > MAX_FRAME_BYTES) {
+      refuse(host, { ...event, reason: 'frame_too_large', detail: 'with the status that the relay shows' });
+      return;
+    }
+    append(host, logged);
     roster.eventTaken(host);
-    if (event.upstreamSeq > cursor) host.ahead.add(event.upstreamSeq);
+    if (event.upstreamSeq > cursor && event.upstreamSeq > host.cursor) host.ahead.add(event.upstreamSeq);
   };
 
   const advance = (host: HostState, cursor: number): void => {
-    if (cursor > host.cursor) host.cursor = cursor;
+    if (cursor <= host.cursor) return;
+    host.cursor = cursor;
     if (host.ahead.size > 0) {
-      for (const seq of host.ahead) if (seq <= host.cursor) host.ahead.delete(seq);
+      for (const seq of host.ahead) if (seq <= cursor) host.ahead.delete(seq);
     }
     roster.markDirty(host);
   };
 
-  const room = async (): Promise<void> => {
-    while (log.stats.pendingBytes > MAX_PENDING_BYTES || accounts.dirtyCount > MAX_DIRTY_ACCOUNTS) {
+  const isFull = (): boolean =>
+    log.stats.pendingBytes > MAX_PENDING_BYTES || accounts.dirtyCount > MAX_DIRTY_ACCOUNTS;
+
+  /** Waits until log and accounts have room. False: there is none and we are shutting down. */
+  const room = async (): Promise<boolean> => {
+    while (isFull()) {
+      if (draining) return false;
       counters.waitsForRoom++;
       await deps.sleep(ROOM_POLL_MS);
     }
+    return true;
   };
 
-  const load = async (batch: IngestBatch): Promise<void> => {
-    const absent: string[] = [];
-    for (const event of batch.events) if (accounts.get(event.did) === undefined) absent.push(event.did);
-    while (absent.length > 0) {
+  /** Waits until the accounts of a batch are in memory. False: they cannot be had and we are shutting down. */
+  const load = async (batch: IngestBatch): Promise<boolean> => {
+    const absent = new Set<string>();
+    for (const event of batch.events) if (accounts.get(event.did) === undefined) absent.add(event.did);
+    while (absent.size > 0) {
       try {
-        await accounts.load(absent);
-        return;
+        await accounts.load([...absent]);
+        return true;
       } catch (error) {
+        if (draining) return false;
         deps.warn('cannot read accounts, waiting for the database', { error: String(error) });
         await deps.sleep(LOAD_RETRY_MS);
       }
     }
+    return true;
   };
 
   const take = (batch: IngestBatch): void => {
@@ -328,6 +355,8 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     lane(acknowledge) {
       const queue: Item[] = [];
       let busy = false;
+      /** Something was thrown away: what follows it must not move cursors over it. */
+      let broken = false;
 
       const run = async (): Promise<void> => {
         for (;;) {
@@ -342,10 +371,10 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
             continue;
           }
           counters.queuedBatches--;
-          if (log.stats.pendingBytes > MAX_PENDING_BYTES || accounts.dirtyCount > MAX_DIRTY_ACCOUNTS)
-            await room();
-          await load(item.batch);
-          take(item.batch);
+          if (!broken && isFull() && !(await room())) broken = true;
+          if (!broken && !(await load(item.batch))) broken = true;
+          if (broken) counters.undone += item.batch.events.length;
+          else take(item.batch);
           acknowledge(item.batch.bytes);
         }
       };
@@ -395,16 +424,13 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     async idle() {
       while (running.size > 0) await Promise.all(running);
     },
+    drain() {
+      draining = true;
+    },
     groups,
     counters,
     get lagSeconds() {
       return lagSeconds;
     },
   };
-};
-
-/** Checks a word from the database or another thread against the closed list. */
-export const reasonOf = (word: string): Reason => {
-  if (!isReason(word)) throw new Error(`not a reason: ${word}`);
-  return word;
 };

@@ -17,7 +17,13 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSy
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { findPostgresBinaries, type PostgresBinaries } from './binaries.ts';
-import { isPostmasterOf, readPostmaster, SUPERVISOR_NAME, settlePreviousServer } from './postmaster.ts';
+import {
+  isPostmasterOf,
+  readPostmaster,
+  SOCKET_NAME,
+  SUPERVISOR_NAME,
+  settlePreviousServer,
+} from './postmaster.ts';
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error';
 
@@ -53,7 +59,6 @@ export interface EmbeddedPostgres {
 /** The longest path a Unix socket address holds on every system (104 bytes on macOS, 108 on Linux, with the end mark). */
 const MAX_SOCKET_PATH_BYTES = 103;
 const UNFINISHED_PREFIX = 'postgres.new-';
-const SOCKET_NAME = '.s.PGSQL.5432';
 /** How often a starting server is looked at. */
 const POLL_MS = 10;
 /** Recovery after a crash may replay up to `max_wal_size` of WAL: say every so often that it goes on. */

@@ -8,6 +8,9 @@ import { readFileSync, readlinkSync, realpathSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
 /** The zeroth argument of the shell that supervises a server of ours: found again in the process table. */
+/** What PostgreSQL calls its socket on its default port. */
+export const SOCKET_NAME = '.s.PGSQL.5432';
+
 export const SUPERVISOR_NAME = 'weir-postgres';
 
 /** How long a server whose supervisor lives may take to show that it is stopping before we call it in use. */
@@ -79,10 +82,11 @@ export const settlePreviousServer = async (
   let waitingLogged = false;
   for (;;) {
     const server = readPostmaster(pgData);
-    if (server === null) return;
-    if (!isPostmasterOf(server.pid, pgData)) {
-      // The number may belong to another process by now, which PostgreSQL itself would take for a running server.
-      rmSync(join(pgData, 'postmaster.pid'), { force: true });
+    if (server === null || !isPostmasterOf(server.pid, pgData)) {
+      // The number in a lock file may belong to another process by now, or to a dead one that nobody has buried yet:
+      // PostgreSQL itself would take either for a running server.
+      for (const name of ['postmaster.pid', SOCKET_NAME, `${SOCKET_NAME}.lock`])
+        rmSync(join(pgData, name), { force: true });
       return;
     }
     const waitedMs = performance.now() - startedAt;

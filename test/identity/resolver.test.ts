@@ -223,18 +223,33 @@ describe('questions about one DID', () => {
     expect(await alsoFresh).toBe(await fresh);
   });
 
-  test('fresh ones come as a burst of three, then one in twenty seconds; between, the last answer is given', async () => {
+  test('fresh ones come as a burst of eight, then one in ten seconds; between, the answer is when to come back', async () => {
     const { resolver, asked, clock, counters } = setUp();
-    for (let index = 0; index < 100; index++) await resolver.resolve(DID, { fresh: true });
-    expect(asked.length).toBe(3);
-    expect(counters.freshLimited).toBe(97);
+    const limited: IdentityResult[] = [];
+    for (let index = 0; index < 100; index++) {
+      const result = await resolver.resolve(DID, { fresh: true });
+      if (!result.ok) limited.push(result);
+    }
+    expect(asked.length).toBe(8);
+    expect(limited.length).toBe(92);
+    expect(counters.freshLimited).toBe(92);
+    expect(limited[0]).toMatchObject({ passing: true, reason: 'did_unresolved', retryAfterMs: 10_000 });
     for (let second = 0; second < 200; second++) {
       await clock.advance(1_000);
-      expect((await resolver.resolve(DID, { fresh: true })).ok).toBe(true);
+      await resolver.resolve(DID, { fresh: true });
     }
-    expect(asked.length).toBe(3 + 10);
+    expect(asked.length).toBe(8 + 20);
     expect((await resolver.resolve(plcDid(2), { fresh: true })).ok).toBe(true);
-    expect(asked.length).toBe(14);
+    expect(asked.length).toBe(29);
+  });
+
+  test('one host asking too often for an account leaves another its turn', async () => {
+    const { resolver, asked } = setUp();
+    for (let index = 0; index < 20; index++)
+      await resolver.resolve(DID, { fresh: true, forHost: 'noise.example.com' });
+    expect(asked.length).toBe(8);
+    expect((await resolver.resolve(DID, { fresh: true, forHost: 'pds.example.com' })).ok).toBe(true);
+    expect(asked.length).toBe(9);
   });
 
   test('a refreshed failure replaces what was known', async () => {

@@ -189,6 +189,22 @@ describe('the embedded server', () => {
     await second.stop();
   });
 
+  test('is not fooled by the socket lock of a server killed together with its owner', async () => {
+    const dataDir = await usedDir();
+    // Alive and no relation of the server, as an unburied one looks to PostgreSQL.
+    const other = Bun.spawn(['sleep', '600']);
+    for (const withPidFile of [true, false]) {
+      const lock = join(dataDir, 'postgres', '.s.PGSQL.5432.lock');
+      const lines = `${other.pid}\n${join(dataDir, 'postgres')}\n0\n5432\n${join(dataDir, 'postgres')}\n`;
+      writeFileSync(lock, lines);
+      if (withPidFile) writeFileSync(join(dataDir, 'postgres', 'postmaster.pid'), lines);
+      const server = await startEmbeddedPostgres({ dataDir });
+      await server.stop();
+      expect(existsSync(lock)).toBe(false);
+    }
+    other.kill();
+  });
+
   test('that dies is started again', async () => {
     const dataDir = await usedDir();
     const embedded = await startEmbeddedPostgres({ dataDir });
