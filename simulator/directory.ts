@@ -52,6 +52,8 @@ export interface Directory {
   readonly url: string;
   readonly port: number;
   readonly counters: { requests: number; faults: number };
+  /** Answers all who wait for a late or stalled answer, now. */
+  release(): void;
   stop(): Promise<void>;
 }
 
@@ -161,6 +163,10 @@ export const startDirectory = (options: DirectoryOptions): Directory => {
     return answer(did);
   };
 
+  const release = (): void => {
+    for (const done of [...waiting]) done();
+  };
+
   const server: Server<undefined> = Bun.serve({
     port: options.port,
     hostname: 'localhost',
@@ -171,8 +177,9 @@ export const startDirectory = (options: DirectoryOptions): Directory => {
     url: `http://localhost:${server.port}`,
     port: server.port!,
     counters,
+    release,
     stop: async () => {
-      for (const done of [...waiting]) done();
+      release();
       await server.stop(true);
     },
   };

@@ -131,6 +131,7 @@ export interface Network {
   /**
    * Makes a fault happen by itself from now on: an event fault after that share of the traffic's events, a host
    * fault that often a second, a directory fault at that share of requests. A group's name sets all its faults.
+   * A directory that no longer stalls answers those it has let wait.
    * Throws on an unknown name or a probability outside 0…1.
    */
   setFault(name: string, probability: number): void;
@@ -532,6 +533,7 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
       if (single in EVENT_FAULTS) eventFaults.set(single, probability);
       else if (HOST_FAULTS.includes(single as HostFault)) hostFaults.set(single as HostFault, probability);
       else wantedFaults[PLC_FAULT_FIELDS[single as PlcFault]] = probability;
+      if (single === 'plc-stall' && probability === 0) directory?.release();
     }
   };
 
