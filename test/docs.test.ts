@@ -65,6 +65,41 @@ describe('the documents', () => {
           );
   });
 
+  test('give constants the values they have', () => {
+    const values = new Map<string, number>();
+    for (const file of new Bun.Glob('src/**/*.ts').scanSync({ cwd: root }))
+      for (const [, name, expression] of read(file).matchAll(/^(?:export )?const ([A-Z_]+) = ([\d_ *.]+);/gm))
+        values.set(
+          name!,
+          expression!
+            .replaceAll('_', '')
+            .split('*')
+            .reduce((product, factor) => product * Number(factor), 1),
+        );
+    const units: Record<string, number> = {
+      KiB: 1024,
+      MiB: 1024 ** 2,
+      ms: 1,
+      s: 1_000,
+      min: 60_000,
+      minutes: 60_000,
+      hours: 3_600_000,
+    };
+    let count = 0;
+    for (const document of documents)
+      for (const [, name, number, unit] of flat(read(document)).matchAll(
+        /`([A-Z]+_[A-Z_]+)`(?: of [a-z' ]+)?(?: \|)? \(?(\d[\d,]*)(?: (KiB|MiB|ms|s|min|minutes|hours)\b)?/g,
+      )) {
+        const value = values.get(name!);
+        if (value === undefined) continue;
+        expect(`${document}: ${name} ${Number(number!.replaceAll(',', '')) * (units[unit ?? ''] ?? 1)}`).toBe(
+          `${document}: ${name} ${value}`,
+        );
+        count++;
+      }
+    expect(count).toBeGreaterThan(20);
+  });
+
   test('name only tests that exist', () => {
     let count = 0;
     // `test/file.ts`: “name”, “name”
