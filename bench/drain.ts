@@ -65,7 +65,7 @@ const look = (bytes: Uint8Array): void => {
   const event = events.get(frame.did + frame.rev);
   if (event === undefined || event < timing.from) return;
   const dueAtMs = timing.startedAtMs + ((event - timing.from) * 1000) / timing.rate;
-  latencies.push(performance.timeOrigin + performance.now() - dueAtMs);
+  latencies.push(Date.now() - dueAtMs);
 };
 
 const clients: FirehoseClient[] = [];
@@ -74,7 +74,7 @@ const frames = (): number => clients.reduce((sum, { counters }) => sum + counter
 const check = (): void => {
   if (frames() < target) return;
   target = Number.POSITIVE_INFINITY;
-  say({ reached: { frames: frames(), atMs: performance.timeOrigin + performance.now() } });
+  say({ reached: { frames: frames(), atMs: Date.now() } });
 };
 const connect = async (count: number, cursor: number | undefined): Promise<void> => {
   for (let index = 0; index < count; index++) {

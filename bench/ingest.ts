@@ -112,6 +112,7 @@ const run = async (name: string, { hosts, workers, rate, events }: Case, floorUs
       return drain.hear('reached');
     };
     simulator.tell({ do: 'release', until: WARM_UP.events, rate: WARM_UP.rate });
+    await simulator.hear('playing');
     await reach(WARM_UP.events);
 
     const load = loadLine();

@@ -51,15 +51,15 @@ const release = (until: number): void => {
 
 const releaseAt = (until: number, rate: number): void => {
   const from = released;
-  const startedAt = performance.now();
+  const startedAtMs = Date.now();
   const timer = setInterval(() => {
-    release(Math.min(until, from + Math.floor(((performance.now() - startedAt) * rate) / 1000)));
+    release(Math.min(until, from + Math.floor(((Date.now() - startedAtMs) * rate) / 1000)));
     if (released === until) {
       clearInterval(timer);
       say({ finished: released });
     }
   }, TICK_MS);
-  say({ playing: { from, startedAtMs: performance.timeOrigin + startedAt } });
+  say({ playing: { from, startedAtMs } });
 };
 
 let generating = false;
