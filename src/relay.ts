@@ -241,7 +241,11 @@ const compose = async (
     await ingest.stop();
     await sequencer.idle();
   });
-  stops.push(() => roster.stop());
+  stops.push(() => {
+    // Without it, a database that is away would hold up the reports that connections have ended.
+    sequencer.drain();
+    return roster.stop();
+  });
 
   // --- what is served ---
   const eventLoop = createEventLoopSampler();
