@@ -77,6 +77,23 @@ test('killed with SIGKILL again and again amid traffic, with events waiting for 
     expect(follower.connections).toBeGreaterThan(KILLS);
     for (const { hostname } of network.hosts) expect((await weir.host(hostname)).gaps).toEqual([]);
     await cold.close();
+
+    // What is held of each account is what the events add up to.
+    const held = new Map<string, { rev: string | null; active: boolean }>();
+    for (const { type, did, rev, body } of cold.seen) {
+      const account = held.get(did!) ?? { rev: null, active: true };
+      held.set(did!, account);
+      if (rev !== null) account.rev = rev;
+      if (type === '#account') account.active = body.active === true;
+    }
+    expect(held.size).toBeGreaterThan(50);
+    const counts = new Map(network.hosts.map(({ hostname }) => [hostname, 0]));
+    for (const [did, { rev, active }] of held) {
+      expect(await weir.json(`/accounts/${did}?format=json`)).toMatchObject({ did, rev, active });
+      const { hostname } = network.hosts[network.find(did)!.hostIndex]!;
+      counts.set(hostname, counts.get(hostname)! + 1);
+    }
+    for (const [hostname, count] of counts) expect((await weir.host(hostname)).accountCount).toBe(count);
     expect(await weir.stop()).toBe(0);
   } finally {
     await follower.stop();
