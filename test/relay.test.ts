@@ -1,0 +1,52 @@
+/** What stops the start of a relay. */
+import { afterAll, expect, setDefaultTimeout, test } from 'bun:test';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { readConfig } from '../src/config.ts';
+import { createLogger } from '../src/logger.ts';
+import { startRelay } from '../src/relay.ts';
+import { startEmbeddedPostgres } from '../src/state/embedded.ts';
+import { connectTo, copyServerFiles } from './state/postgres.ts';
+
+setDefaultTimeout(60_000);
+
+const dataDir = mkdtempSync(join(tmpdir(), 'weir-relay-'));
+afterAll(() => rmSync(dataDir, { recursive: true, force: true }));
+
+const start = () => {
+  const config = readConfig({
+    RELAY_API_BIND: '127.0.0.1:0',
+    RELAY_METRICS_LISTEN: '127.0.0.1:0',
+    RELAY_DATA_DIR: dataDir,
+    RELAY_UPSTREAM: '',
+    RELAY_INGEST_WORKERS: '0',
+    LOG_LEVEL: 'error',
+  });
+  return startRelay(config, createLogger(config), (error) => {
+    throw error;
+  });
+};
+
+test('a log that ends before what the database reflects stops the start, which leaves nothing running', async () => {
+  await copyServerFiles(dataDir);
+  await (await start()).stop();
+
+  const setPosition = async (position: number): Promise<void> => {
+    const server = await startEmbeddedPostgres({ dataDir });
+    const sql = connectTo(server.database);
+    await sql`update state_position set position = ${position}`;
+    if ((await sql`select 1 from state_position`).length === 0)
+      await sql`insert into state_position (position) values (${position})`;
+    await sql.end();
+    await server.stop();
+  };
+  await setPosition(5);
+  await expect(start()).rejects.toThrow(/the database reflects seq 5, but the log in .* ends at 0/);
+
+  // Neither the log's lock nor the database is held any more.
+  await setPosition(0);
+  const relay = await start();
+  expect(((await (await fetch(`${relay.url}/_health`)).json()) as { status: string }).status).toBe('ok');
+  await relay.stop();
+});
