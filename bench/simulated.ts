@@ -13,7 +13,6 @@ export interface SimulatedOptions {
     readonly hosts: number;
     readonly accounts: number;
     readonly seed: number;
-    readonly faults?: Record<string, number>;
   };
 }
 
@@ -86,6 +85,9 @@ await onMessages((message) => {
     case 'generate':
       generating = message.on as boolean;
       generate();
+      break;
+    case 'fault':
+      network.setFault(message.name as string, message.probability as number);
       break;
     case 'counters':
       say({ counters: { ...counters } });
