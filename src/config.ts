@@ -93,7 +93,7 @@ const SETTINGS = [
   },
   {
     name: 'RELAY_REPLAY_MAX_BYTES',
-    fallback: '500GB',
+    fallback: '1TB',
     accepts: 'a number, or one with KB, MB, GB, TB, KiB, MiB, GiB, TiB',
     help: 'most disk space for the replay window; the older end goes first',
   },

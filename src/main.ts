@@ -20,6 +20,8 @@ ${configHelp()}
 Stop it with Ctrl-C (SIGINT) or SIGTERM. Everything it keeps is in RELAY_DATA_DIR.
 `;
 
+/** `bun run` passes a Ctrl-C on to us that the terminal has sent us already: within this it is the same one. */
+const SAME_SIGNAL_MS = 1_000;
 /** A shutdown that hangs must not hang for ever: supervisors kill after about this. */
 const STOP_TIMEOUT_MS = 25_000;
 
@@ -43,13 +45,14 @@ const serve = async (args: readonly string[]): Promise<number> => {
   };
   process.on('uncaughtException', fatal);
   process.on('unhandledRejection', fatal);
-  let signalled = false;
+  let signalledAtMs: number | null = null;
   const onSignal = (signal: string): void => {
-    if (signalled) {
+    if (signalledAtMs !== null) {
+      if (performance.now() - signalledAtMs < SAME_SIGNAL_MS) return;
       logger.warn('stopping at once');
       process.exit(130);
     }
-    signalled = true;
+    signalledAtMs = performance.now();
     logger.info('stopping', { signal });
     end(0);
   };

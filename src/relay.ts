@@ -38,6 +38,7 @@ import { createSequencer, type Sequencer } from './sequencer/sequencer.ts';
 import { DatabaseInUseError } from './state/connections.ts';
 import { startEmbeddedPostgres } from './state/embedded.ts';
 import { openState } from './state/state.ts';
+import type { HostRow, State } from './state/types.ts';
 
 /** Frames received and not yet sequenced, over all threads: half a second at full speed. */
 export const MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024;
@@ -47,6 +48,9 @@ const PING_INTERVAL_MS = 30_000;
 const MAX_RECEIVED_FRAME_BYTES = 8_000_000;
 /** The newest of the log in memory, for live readers: seconds at full speed. */
 const TAIL_BYTES = 16 * 1024 * 1024;
+
+/** How far behind the last stored seq a new log begins when the old one is lost: more than a flush ever trails by. */
+const LOST_LOG_SEQS = 1_000_000;
 
 export interface Relay {
   readonly url: string;
@@ -86,6 +90,45 @@ export const startRelay = async (
   }
 };
 
+/** The stored hosts. Those that only the log knows (a database that was lost) are put back under their ids. */
+const hostsOf = async (state: State, log: Log, logger: Logger): Promise<HostRow[]> => {
+  const rows = await state.loadHosts();
+  const byId = new Map(rows.map((row) => [row.hostId, row.hostname]));
+  const names = new Set(byId.values());
+  let added = 0;
+  for (const [hostId, hostname] of log.hostNames) {
+    const stored = byId.get(hostId);
+    if (stored === hostname) continue;
+    if (stored !== undefined || names.has(hostname))
+      throw new Error(
+        `the log knows host ${hostId} as ${hostname}, the database knows ${stored ?? 'that name under another id'}: ` +
+          'point DATABASE_URL and RELAY_DATA_DIR at what belongs together',
+      );
+    await state.insertHost({
+      hostId,
+      hostname,
+      // Development hosts stand with their port.
+      secure: !hostname.includes(':'),
+      source: 'upstream',
+      banned: false,
+      status: 'idle',
+      cursor: 0,
+      ahead: [],
+      accountCount: 0,
+      accountLimit: null,
+      eventsPerSecondLimit: null,
+      validation: null,
+      createdAtMs: Date.now(),
+      lastEventAtMs: 0,
+      failures: 0,
+    });
+    added++;
+  }
+  if (added === 0) return rows;
+  logger.warn('hosts that only the log knew were put back into the database', { hosts: added });
+  return state.loadHosts();
+};
+
 const compose = async (
   config: Config,
   logger: Logger,
@@ -101,19 +144,7 @@ const compose = async (
   const nowMs = Date.now;
   const startedAtMs = nowMs();
 
-  // --- what is kept: log and state ---
-  const log = await openLog({
-    dir: path.join(config.dataDir, 'log'),
-    windowMs: config.replayWindowMs,
-    maxBytes: config.replayMaxBytes,
-    tailBytes: TAIL_BYTES,
-    warn: (message) => logger.warn(message),
-    fatal: onFatal,
-  }).catch((error: unknown) => {
-    throw error;
-  });
-  stops.push(() => log.close());
-
+  // --- what is kept: state and log ---
   let address: Parameters<typeof openState>[0]['database'];
   if (config.databaseUrl === null) {
     const embedded = await startEmbeddedPostgres({
@@ -129,7 +160,22 @@ const compose = async (
   stops.push(() => state.close());
 
   const position = await state.position();
-  const rows = await state.loadHosts();
+  const log = await openLog({
+    dir: path.join(config.dataDir, 'log'),
+    windowMs: config.replayWindowMs,
+    maxBytes: config.replayMaxBytes,
+    tailBytes: TAIL_BYTES,
+    // Only a log that is gone begins there; the seqs it gave after the last flush are not known.
+    ...(position > 0 ? { firstSeq: position + LOST_LOG_SEQS } : {}),
+    warn: (message) => logger.warn(message),
+    fatal: onFatal,
+  });
+  stops.push(() => log.close());
+  if (position > 0 && log.appendedSeq === position + LOST_LOG_SEQS - 1)
+    logger.warn('the log of earlier events is gone; seqs go on far behind them', {
+      from: log.appendedSeq + 1,
+    });
+  const rows = await hostsOf(state, log, logger);
   const takendown = await state.takedowns();
   log.setSkippedDids(new Set(takendown.map(didHash)));
 

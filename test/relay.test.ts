@@ -50,3 +50,35 @@ test('a log that ends before what the database reflects stops the start, which l
   expect(((await (await fetch(`${relay.url}/_health`)).json()) as { status: string }).status).toBe('ok');
   await relay.stop();
 });
+
+test('when the log is lost, seqs go on far behind those that were given', async () => {
+  const server = await startEmbeddedPostgres({ dataDir });
+  const sql = connectTo(server.database);
+  await sql`update state_position set position = 5`;
+  await sql.end();
+  await server.stop();
+  rmSync(join(dataDir, 'log'), { recursive: true });
+  const relay = await start();
+  expect(relay.log.appendedSeq).toBe(1_000_004);
+  await relay.stop();
+  const again = await start();
+  expect(again.log.appendedSeq).toBe(1_000_004);
+  await again.stop();
+});
+
+test('when the database is lost, hosts keep the ids that the log knows them by', async () => {
+  const relay = await start();
+  relay.log.nameHost(7, 'seven.example.com');
+  relay.log.nameHost(3, 'three.example.com');
+  await relay.stop();
+  rmSync(join(dataDir, 'postgres'), { recursive: true });
+  await copyServerFiles(dataDir);
+  const again = await start();
+  expect(again.roster.list().map(({ row }) => [row.hostId, row.hostname])).toEqual([
+    [3, 'three.example.com'],
+    [7, 'seven.example.com'],
+  ]);
+  await again.roster.addHosts([{ hostname: 'next.example.com' }], 'admin');
+  expect(again.roster.get('next.example.com')?.row.hostId).toBe(8);
+  await again.stop();
+});

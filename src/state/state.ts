@@ -266,7 +266,10 @@ const durably = async <T>(session: Session, work: () => Promise<T>): Promise<T> 
  * Log records name hosts by number, so a number that was given must survive a power loss and is never given twice:
  * the next one is one above the highest, and hosts are never deleted.
  */
-const insertHost = (session: Session, host: Omit<HostRow, 'hostId'>): Promise<HostRow> =>
+const insertHost = (
+  session: Session,
+  host: Omit<HostRow, 'hostId'> & { readonly hostId?: number },
+): Promise<HostRow> =>
   durably(session, async () => {
     const db = queriesOn(session);
     const [known] = await db.select().from(hosts).where(eq(hosts.hostname, host.hostname));
@@ -276,7 +279,7 @@ const insertHost = (session: Session, host: Omit<HostRow, 'hostId'>): Promise<Ho
       .from(hosts)
       .orderBy(desc(hosts.hostId))
       .limit(1);
-    const row = { ...host, hostId: (highest?.hostId ?? 0) + 1 };
+    const row = { ...host, hostId: host.hostId ?? (highest?.hostId ?? 0) + 1 };
     const [inserted] = await db
       .insert(hosts)
       .values({ ...row, ahead: [...row.ahead] })

@@ -96,8 +96,11 @@ export interface State {
   /** Log seq that the rows reflect; 0 = empty. */
   position(): Promise<number>;
   loadHosts(): Promise<HostRow[]>;
-  /** Inserts with the next id; answers the existing row when the hostname is known. */
-  insertHost(host: Omit<HostRow, 'hostId'>): Promise<HostRow>;
+  /**
+   * Inserts with the given id, which must be free, or else the next one; answers the existing row when the hostname
+   * is known.
+   */
+  insertHost(host: Omit<HostRow, 'hostId'> & { readonly hostId?: number }): Promise<HostRow>;
   /** One batched query; unknown DIDs are simply absent from the answer. */
   loadAccounts(dids: readonly string[]): Promise<AccountRow[]>;
   /**
