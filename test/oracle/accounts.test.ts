@@ -19,70 +19,88 @@ import { type Sent, watch } from './witness.ts';
 setDefaultTimeout(60_000);
 afterAll(removeDirectories);
 
-test('accounts that move, change keys and handles, leave, come back and are deleted are followed as the ledger says', async () => {
-  const network = await startNetwork({ hosts: 3, accounts: 30 });
-  const witness = watch(network);
-  const weir = await startWeir(network);
-  try {
-    await allConnected(weir, network);
-    const [first, second, third] = network.hosts;
-    const mover = first!.accounts[1]!;
-    const rotating = first!.accounts[2]!;
-    const leaving = second!.accounts[1]!;
-    const deleted = second!.accounts[2]!;
-    const gone = third!.accounts[1]!;
-    for (const account of network.accounts) network.commit(account);
-    await settle(weir, network, null);
+// Threads that each know of keys and hosts what they have asked for, and one that knows all.
+for (const workers of ['0', '2'])
+  test(`accounts that move, change keys and handles, leave, come back and are deleted are followed as the ledger says, with ${workers} ingest workers`, async () => {
+    const network = await startNetwork({ hosts: 3, accounts: 30 });
+    const witness = watch(network);
+    const weir = await startWeir(network, { RELAY_INGEST_WORKERS: workers });
+    try {
+      await allConnected(weir, network);
+      const [first, second, third] = network.hosts;
+      const mover = first!.accounts[1]!;
+      const rotating = first!.accounts[2]!;
+      const leaving = second!.accounts[1]!;
+      const deleted = second!.accounts[2]!;
+      const gone = third!.accounts[1]!;
+      for (const account of network.accounts) network.commit(account);
+      await settle(weir, network, null);
 
-    network.migrate(mover, second!.index);
-    await settle(weir, network, null);
-    for (let i = 0; i < 3; i++) network.commit(mover);
-    // Both of its hosts speak in its name, only one rightly; and it may move again, and back.
-    for (let i = 0; i < 5; i++) network.inject('account-of-another-host', first!.accounts[0]!);
-    await settle(weir, network, null);
-    network.migrate(mover, first!.index);
-    network.commit(mover);
-    await settle(weir, network, null);
+      network.migrate(mover, second!.index);
+      await settle(weir, network, null);
+      for (let i = 0; i < 3; i++) network.commit(mover);
+      // Its old host goes on speaking in its name, and in others'.
+      for (let i = 0; i < 60; i++) {
+        network.inject('account-of-another-host', first!.accounts[0]!);
+        network.inject('status-of-another-host', first!.accounts[0]!);
+      }
+      for (const kind of ['commit', 'account'])
+        expect(
+          witness
+            .sent()
+            .some(
+              ({ entry }) =>
+                entry.kind === kind &&
+                entry.did === mover.did &&
+                entry.host === first!.hostname &&
+                entry.fault?.endsWith('of-another-host'),
+            ),
+        ).toBe(true);
+      await settle(weir, network, null);
+      network.migrate(mover, first!.index);
+      network.commit(mover);
+      await settle(weir, network, null);
 
-    network.rotateKey(rotating);
-    for (let i = 0; i < 3; i++) network.commit(rotating);
-    network.inject('signature-wrong-key', rotating);
-    network.changeHandle(rotating, 'another-name.test');
-    network.inject('handle-of-another', rotating);
+      network.rotateKey(rotating);
+      for (let i = 0; i < 3; i++) network.commit(rotating);
+      network.inject('signature-wrong-key', rotating);
+      network.changeHandle(rotating, 'another-name.test');
+      network.inject('handle-of-another', rotating);
 
-    network.inject('commit-while-inactive', leaving);
-    network.setStatus(leaving, 'active');
-    network.commit(leaving);
-    network.setStatus(leaving, 'suspended');
-    network.setStatus(leaving, 'takendown');
+      network.inject('commit-while-inactive', leaving);
+      network.setStatus(leaving, 'active');
+      network.commit(leaving);
+      network.setStatus(leaving, 'suspended');
+      network.setStatus(leaving, 'takendown');
 
-    network.deleteAccount(deleted);
-    network.deleteAccount(gone, { tombstone: true });
-    await settle(weir, network, null);
+      network.deleteAccount(deleted);
+      network.deleteAccount(gone, { tombstone: true });
+      await settle(weir, network, null);
 
-    const consumer = await readAll(weir);
-    const sent = witness.sent();
-    const judgement = judge(sent, consumer.seen);
-    await consumer.close();
-    expect(judgement.faults.slice(0, 10)).toEqual([]);
-    expect(judgeRefused(sent, judgement, await refusedOf(weir, network), true)).toEqual([]);
+      const consumer = await readAll(weir);
+      const sent = witness.sent();
+      const judgement = judge(sent, consumer.seen);
+      await consumer.close();
+      expect(judgement.faults.slice(0, 10)).toEqual([]);
+      expect(judgeRefused(sent, judgement, await refusedOf(weir, network), true)).toEqual([]);
 
-    const status = (account: Account) => weir.json(`/xrpc/com.atproto.sync.getRepoStatus?did=${account.did}`);
-    await eventually(async () => ((await status(gone)).active === false ? null : 'not stored yet'));
-    expect(await status(mover)).toEqual({ did: mover.did, active: true, rev: mover.rev });
-    expect(await status(rotating)).toEqual({ did: rotating.did, active: true, rev: rotating.rev });
-    expect(await status(leaving)).toMatchObject({ active: false, status: 'takendown' });
-    expect(await status(deleted)).toMatchObject({ active: false, status: 'deleted' });
-    expect(await status(gone)).toMatchObject({ active: false, status: 'deleted' });
-    for (const { hostname, accounts } of network.hosts) {
-      const alive = accounts.filter((account) => account.status !== 'deleted').length;
-      expect((await weir.host(hostname)).accountCount).toBe(alive);
+      const status = (account: Account) =>
+        weir.json(`/xrpc/com.atproto.sync.getRepoStatus?did=${account.did}`);
+      await eventually(async () => ((await status(gone)).active === false ? null : 'not stored yet'));
+      expect(await status(mover)).toEqual({ did: mover.did, active: true, rev: mover.rev });
+      expect(await status(rotating)).toEqual({ did: rotating.did, active: true, rev: rotating.rev });
+      expect(await status(leaving)).toMatchObject({ active: false, status: 'takendown' });
+      expect(await status(deleted)).toMatchObject({ active: false, status: 'deleted' });
+      expect(await status(gone)).toMatchObject({ active: false, status: 'deleted' });
+      for (const { hostname, accounts } of network.hosts) {
+        const alive = accounts.filter((account) => account.status !== 'deleted').length;
+        expect((await weir.host(hostname)).accountCount).toBe(alive);
+      }
+    } finally {
+      await weir.stop();
+      await network.stop();
     }
-  } finally {
-    await weir.stop();
-    await network.stop();
-  }
-});
+  });
 
 test('an account whose reactivation was lost is healed by asking its host, and consumers are told', async () => {
   const network = await startNetwork({ hosts: 2, accounts: 10 });
