@@ -11,6 +11,7 @@ import type { Accounts } from './api/types.ts';
 import { SERVER_HEADER, VERSION } from './api/version.ts';
 import type { Config } from './config.ts';
 import { createFirehoseEdge, type FirehoseEdge } from './firehose/edge/edge.ts';
+import { newHostRow } from './hosts/host.ts';
 import { createRoster, type HostRoster } from './hosts/roster.ts';
 import type { IngestControl } from './hosts/types.ts';
 import { createUpstream, type Upstream } from './hosts/upstream.ts';
@@ -104,23 +105,11 @@ const hostsOf = async (state: State, log: Log, logger: Logger): Promise<HostRow[
         `the log knows host ${hostId} as ${hostname}, the database knows ${stored ?? 'that name under another id'}: ` +
           'point DATABASE_URL and RELAY_DATA_DIR at what belongs together',
       );
+    // Development hosts stand with their port.
+    const secure = !hostname.includes(':');
     await state.insertHost({
+      ...newHostRow({ hostname, secure, source: 'upstream', createdAtMs: Date.now() }),
       hostId,
-      hostname,
-      // Development hosts stand with their port.
-      secure: !hostname.includes(':'),
-      source: 'upstream',
-      banned: false,
-      status: 'idle',
-      cursor: 0,
-      ahead: [],
-      accountCount: 0,
-      accountLimit: null,
-      eventsPerSecondLimit: null,
-      validation: null,
-      createdAtMs: Date.now(),
-      lastEventAtMs: 0,
-      failures: 0,
     });
     added++;
   }

@@ -79,3 +79,20 @@ export const rowOf = (host: HostState, status: string): HostRow => {
     failures: host.life.failures,
   };
 };
+
+/** The row of a host that nothing is known of yet. */
+export const newHostRow = (
+  host: Pick<HostRow, 'hostname' | 'secure' | 'source' | 'createdAtMs'>,
+): Omit<HostRow, 'hostId'> => ({
+  ...host,
+  banned: false,
+  status: 'idle',
+  cursor: 0,
+  ahead: [],
+  accountCount: 0,
+  accountLimit: null,
+  eventsPerSecondLimit: null,
+  validation: null,
+  lastEventAtMs: 0,
+  failures: 0,
+});

@@ -12,7 +12,7 @@ import type { GuardedFetch } from '../network/fetch.ts';
 import type { Reason } from '../reasons.ts';
 import type { GapRow, HostRow, HostSource, RejectionRow, State } from '../state/types.ts';
 import { createCrawl, parseHostEntry } from './crawl.ts';
-import { type HostState, rowOf } from './host.ts';
+import { type HostState, newHostRow, rowOf } from './host.ts';
 import {
   backoffMs,
   type GapCause,
@@ -474,22 +474,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     }
     const store = async (): Promise<HostState> => {
       const nowMs = clock.nowMs();
-      const row = await deps.state.insertHost({
-        hostname: entry.hostname,
-        secure: entry.secure,
-        source: entry.source,
-        banned: false,
-        status: 'idle',
-        cursor: 0,
-        ahead: [],
-        accountCount: 0,
-        accountLimit: null,
-        eventsPerSecondLimit: null,
-        validation: null,
-        createdAtMs: nowMs,
-        lastEventAtMs: 0,
-        failures: 0,
-      });
+      const { hostname, secure, source } = entry;
+      const row = await deps.state.insertHost(newHostRow({ hostname, secure, source, createdAtMs: nowMs }));
       const host = adopt(row, nextRampMs(clock.nowMs()), nowMs);
       arm();
       return host;
