@@ -5,6 +5,7 @@
  */
 import { cpus } from 'node:os';
 import * as v from 'valibot';
+import { parseHostEntry } from './hosts/crawl.ts';
 
 /** What the environment says, validated. */
 export interface Config {
@@ -82,19 +83,19 @@ const SETTINGS = [
     name: 'RELAY_HOSTS',
     fallback: '',
     shownDefault: 'none',
-    accepts: 'hostnames, comma-separated',
+    accepts: 'hostnames, comma-separated; localhost, ports and http:// only with RELAY_ALLOW_INSECURE_HOSTS',
     help: 'hosts to follow besides',
   },
   {
     name: 'RELAY_REPLAY_WINDOW',
     fallback: '72h',
-    accepts: 'a number with s, m, h or d',
+    accepts: 'a number with s, m, h or d, from 1s to 3650d',
     help: 'how long events stay replayable',
   },
   {
     name: 'RELAY_REPLAY_MAX_BYTES',
     fallback: '1TB',
-    accepts: 'a number, or one with KB, MB, GB, TB, KiB, MiB, GiB, TiB',
+    accepts: 'a number, or one with KB, MB, GB, TB, KiB, MiB, GiB, TiB; from 1MB to 9000TB',
     help: 'most disk space for the replay window; the older end goes first',
   },
   {
@@ -152,6 +153,12 @@ const SETTINGS = [
 
 type SettingName = (typeof SETTINGS)[number]['name'];
 
+const MAX_WINDOW_MS = 3_650 * 86_400_000;
+/** Sums of bytes stay whole numbers. */
+const MAX_REPLAY_BYTES = 9e15;
+/** Of a bad value or name in a message. */
+const MAX_SHOWN_CHARACTERS = 200;
+
 const UNIT_MS: Record<string, number> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 const UNIT_BYTES: Record<string, number> = {
   '': 1,
@@ -207,7 +214,7 @@ const SCHEMAS = {
       v.literal(''),
       v.transform(() => null),
     ),
-    v.pipe(text, v.regex(/^postgres(ql)?:\/\//)),
+    v.pipe(text, v.url(), v.regex(/^postgres(ql)?:\/\/[^\s/?#]*[/?@:\w][^\s]*$/)),
   ]),
   RELAY_PLC_HOST: httpUrl,
   RELAY_UPSTREAM: v.union([
@@ -224,6 +231,7 @@ const SCHEMAS = {
     v.regex(/^\d+(\.\d+)?[smhd]$/),
     v.transform((value) => Math.round(Number(value.slice(0, -1)) * UNIT_MS[value.slice(-1)]!)),
     v.minValue(1_000),
+    v.maxValue(MAX_WINDOW_MS),
   ),
   RELAY_REPLAY_MAX_BYTES: v.pipe(
     text,
@@ -233,16 +241,18 @@ const SCHEMAS = {
       return Math.floor(number * UNIT_BYTES[value.replace(/^[\d.]+/, '')]!);
     }),
     v.minValue(1_000_000),
+    v.maxValue(MAX_REPLAY_BYTES),
   ),
   RELAY_ADMIN_PASSWORD: v.pipe(
+    text,
+    // Nothing but commas is a mistake, not a wish for no admin.
+    v.check((value) => value === '' || /[^,\s]/.test(value)),
     list,
     v.check((secrets) => secrets.every((secret) => secret.length >= 8)),
   ),
   RELAY_TRUSTED_DOMAINS: v.pipe(
     list,
-    v.check((patterns) =>
-      patterns.every((pattern) => /^(\*\.)?([a-z0-9-]+\.)*[a-z0-9-]+(:\d+)?$/i.test(pattern)),
-    ),
+    v.check((patterns) => patterns.every((pattern) => /^(\*\.)?([a-z0-9-]+\.)*[a-z0-9-]+$/i.test(pattern))),
     v.transform((patterns) => patterns.map((pattern) => pattern.toLowerCase())),
   ),
   RELAY_VALIDATION: v.pipe(text, v.picklist(['strict', 'lenient'])),
@@ -264,6 +274,10 @@ const SCHEMAS = {
   LOG_FORMAT: v.pipe(text, v.picklist(['text', 'json'])),
 } satisfies Record<SettingName, v.GenericSchema<string, unknown>>;
 
+/** One line, short, without what is between `//` and `@` of a URL. */
+const shownValue = (value: string): string =>
+  JSON.stringify(value.replace(/\/\/[^/@]*@/g, '//…@').slice(0, MAX_SHOWN_CHARACTERS));
+
 /**
  * Reads the settings out of an environment.
  *
@@ -276,23 +290,30 @@ export const readConfig = (environment: Readonly<Record<string, string | undefin
   const known = new Set<string>(SETTINGS.map(({ name }) => name));
   for (const name of Object.keys(environment)) {
     if (name.startsWith('RELAY_') && !known.has(name))
-      throw new ConfigError(`${name} is not a setting of weir; \`bun start --help\` lists them all`);
+      throw new ConfigError(
+        `${name.replace(/[^ -~]/g, '?').slice(0, MAX_SHOWN_CHARACTERS)} is not a setting of weir; ` +
+          '`bun start --help` lists them all',
+      );
   }
-  const read = <Name extends SettingName>(name: Name): v.InferOutput<(typeof SCHEMAS)[Name]> => {
-    const setting = SETTINGS.find((candidate) => candidate.name === name)!;
-    const value = environment[name] ?? setting.fallback;
-    const result = v.safeParse(SCHEMAS[name], value);
-    if (result.success) return result.output as v.InferOutput<(typeof SCHEMAS)[Name]>;
+  const refuse = (name: SettingName, value: string): ConfigError => {
+    const { accepts } = SETTINGS.find((setting) => setting.name === name)!;
     // A secret must not end up in a terminal or a log, not even a bad one.
-    const shown =
-      name === 'RELAY_ADMIN_PASSWORD' || name === 'DATABASE_URL'
-        ? ''
-        : ` is ${JSON.stringify(value.slice(0, 200))}:`;
-    throw new ConfigError(`${name}${shown} accepted is ${setting.accepts}`);
+    const isSecret = name === 'RELAY_ADMIN_PASSWORD' || name === 'DATABASE_URL';
+    return new ConfigError(`${name}${isSecret ? '' : ` is ${shownValue(value)}`}: accepted is ${accepts}`);
+  };
+  const read = <Name extends SettingName>(name: Name): v.InferOutput<(typeof SCHEMAS)[Name]> => {
+    const value = environment[name] ?? SETTINGS.find((setting) => setting.name === name)!.fallback;
+    const result = v.safeParse(SCHEMAS[name], value);
+    if (!result.success) throw refuse(name, value);
+    return result.output as v.InferOutput<(typeof SCHEMAS)[Name]>;
   };
 
   const api = read('RELAY_API_BIND');
   const metrics = read('RELAY_METRICS_LISTEN');
+  const allowInsecureHosts = read('RELAY_ALLOW_INSECURE_HOSTS');
+  const extraHosts = read('RELAY_HOSTS');
+  for (const host of extraHosts)
+    if (!parseHostEntry(host, allowInsecureHosts).ok) throw refuse('RELAY_HOSTS', host);
   return {
     apiHost: api.host,
     apiPort: api.port,
@@ -302,13 +323,13 @@ export const readConfig = (environment: Readonly<Record<string, string | undefin
     databaseUrl: read('DATABASE_URL'),
     plcUrl: read('RELAY_PLC_HOST'),
     upstreamUrl: read('RELAY_UPSTREAM'),
-    extraHosts: read('RELAY_HOSTS'),
+    extraHosts,
     replayWindowMs: read('RELAY_REPLAY_WINDOW'),
     replayMaxBytes: read('RELAY_REPLAY_MAX_BYTES'),
     adminPasswords: read('RELAY_ADMIN_PASSWORD'),
     trustedDomains: read('RELAY_TRUSTED_DOMAINS'),
     validation: read('RELAY_VALIDATION'),
-    allowInsecureHosts: read('RELAY_ALLOW_INSECURE_HOSTS'),
+    allowInsecureHosts,
     ingestWorkers: read('RELAY_INGEST_WORKERS') ?? Math.min(8, Math.max(0, cpus().length - 1)),
     hostAccountLimit: read('RELAY_HOST_ACCOUNT_LIMIT'),
     newHostsPerDay: read('RELAY_NEW_HOSTS_PER_DAY'),

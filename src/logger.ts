@@ -14,14 +14,17 @@ export interface Logger {
 
 const LEVELS: readonly Level[] = ['debug', 'info', 'warn', 'error'];
 
+/** Ends lines, moves the cursor, or turns text around. JSON does not escape all of it. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: those are what it is about
+const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g;
+
 /** What comes from outside must not break a line or a terminal. */
 const plain = (text: string): string =>
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: those are what it is about
-  text.replace(/[\u0000-\u001f\u007f-\u009f]/g, (character) => JSON.stringify(character).slice(1, -1));
+  text.replace(UNSAFE, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
 
 const shown = (value: string | number | boolean): string => {
   const text = String(value);
-  return /^[\w.:/@+-]+$/.test(text) ? text : JSON.stringify(text);
+  return /^[\w.:/@+-]+$/.test(text) ? text : plain(JSON.stringify(text));
 };
 
 /**
@@ -38,7 +41,9 @@ export const createLogger = (
     if (LEVELS.indexOf(level) < least) return;
     const time = new Date(nowMs()).toISOString();
     if (settings.logFormat === 'json') {
-      write(JSON.stringify({ time, level, message, ...fields }));
+      // First in the line, and no field takes their place.
+      const head = { time, level, message };
+      write(plain(JSON.stringify({ ...head, ...fields, ...head })));
       return;
     }
     const rest = Object.entries(fields).map(([name, value]) => ` ${name}=${shown(value)}`);
