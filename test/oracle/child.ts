@@ -5,11 +5,20 @@ import { environmentOf, eventually, pagesOf } from './harness.ts';
 
 const ROOT = join(import.meta.dir, '..', '..');
 
+/** Below the range that systems take for outgoing connections: it has to be free again after each kill. */
+const LOWEST_PORT = 12_000;
+const PORTS = 18_000;
+
 const freePort = async (): Promise<number> => {
-  const server = Bun.serve({ port: 0, hostname: '127.0.0.1', fetch: () => new Response() });
-  const port = server.port!;
-  await server.stop(true);
-  return port;
+  for (;;) {
+    const port = LOWEST_PORT + Math.floor(Math.random() * PORTS);
+    try {
+      await Bun.serve({ port, hostname: '127.0.0.1', fetch: () => new Response() }).stop(true);
+      return port;
+    } catch {
+      // Taken.
+    }
+  }
 };
 
 export interface WeirChild extends ReturnType<typeof pagesOf> {

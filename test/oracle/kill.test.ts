@@ -46,7 +46,8 @@ test('killed with SIGKILL again and again amid traffic, with events waiting for 
     network.ratePerSecond = 150;
     for (let kill = 1; kill <= KILLS; kill++) {
       await Bun.sleep(300 + Math.random() * 1_200);
-      await weir.kill();
+      if (kill === 2) expect(await weir.stop()).toBe(0);
+      else await weir.kill();
       if (kill === 3) {
         // Again while it is starting.
         weir.spawn();
