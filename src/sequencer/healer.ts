@@ -3,7 +3,6 @@
  * nobody stays shut out because of one status event that got lost.
  */
 import { TTLCache } from '@isaacs/ttlcache';
-
 import type { GuardedFetch } from '../network/fetch.ts';
 
 /** An account is asked about at most this often. */
@@ -11,6 +10,9 @@ export const ASK_EVERY_MS = 60_000;
 const MAX_REMEMBERED = 20_000;
 const MAX_IN_FLIGHT = 8;
 const MAX_QUEUED = 1_000;
+/** A host that answers slowly, or makes up suspects, takes neither all turns nor all places. */
+const MAX_IN_FLIGHT_PER_HOST = 2;
+const MAX_QUEUED_PER_HOST = 100;
 const TIMEOUT_MS = 10_000;
 const MAX_ANSWER_BYTES = 16 * 1024;
 
@@ -33,7 +35,9 @@ export const createHealer = (deps: {
 }): Healer => {
   const counters = { suspected: 0, asked: 0, healed: 0, confirmed: 0, failed: 0, dropped: 0 };
   const asked = new TTLCache<string, true>({ max: MAX_REMEMBERED, ttl: ASK_EVERY_MS });
-  const queue: { did: string; url: string }[] = [];
+  const queue: { did: string; hostname: string; url: string }[] = [];
+  /** Hosts with anything queued or in flight. */
+  const hosts = new Map<string, { queued: number; inFlight: number }>();
   let inFlight = 0;
 
   const ask = async (did: string, url: string): Promise<void> => {
@@ -79,11 +83,17 @@ export const createHealer = (deps: {
 
   const next = (): void => {
     while (inFlight < MAX_IN_FLIGHT) {
-      const item = queue.shift();
-      if (item === undefined) return;
+      const at = queue.findIndex(({ hostname }) => hosts.get(hostname)!.inFlight < MAX_IN_FLIGHT_PER_HOST);
+      if (at === -1) return;
+      const [{ did, hostname, url }] = queue.splice(at, 1) as [(typeof queue)[number]];
+      const host = hosts.get(hostname)!;
+      host.queued--;
+      host.inFlight++;
       inFlight++;
-      ask(item.did, item.url).finally(() => {
+      ask(did, url).finally(() => {
         inFlight--;
+        host.inFlight--;
+        if (host.inFlight === 0 && host.queued === 0) hosts.delete(hostname);
         next();
       });
     }
@@ -93,13 +103,16 @@ export const createHealer = (deps: {
     suspect(did, origin) {
       counters.suspected++;
       if (asked.has(did)) return;
-      if (queue.length >= MAX_QUEUED) {
+      const host = hosts.get(origin.hostname) ?? { queued: 0, inFlight: 0 };
+      if (queue.length >= MAX_QUEUED || host.queued >= MAX_QUEUED_PER_HOST) {
         counters.dropped++;
         return;
       }
+      hosts.set(origin.hostname, host);
+      host.queued++;
       asked.set(did, true);
       const url = `${origin.secure ? 'https' : 'http'}://${origin.hostname}/xrpc/com.atproto.sync.getRepoStatus?did=${encodeURIComponent(did)}`;
-      queue.push({ did, url });
+      queue.push({ did, hostname: origin.hostname, url });
       next();
     },
     counters,

@@ -309,6 +309,32 @@ describe('an account', () => {
     expect([1, 2].map((hostId) => next.roster.host(hostId)!.accountCount)).toEqual([0, 1]);
   });
 
+  test('that got out of step by what came before its last commit is shown so', async () => {
+    const world = worldOf();
+    const account = newAccount();
+    await identify(world, account.did, 1);
+    await give(world, eventOf(1, commitFrame(account, 1)));
+    const first = account.rev;
+    commitFrame(account, 2);
+    // It names the rev we hold, but builds on another tree.
+    await give(world, eventOf(1, commitFrame(account, 3, { change: (body) => ({ ...body, since: first }) })));
+    expect(known(world, account.did)!.desynchronized).toBe(true);
+    await world.log.whenDurable(2);
+    expect(known(await crash(world, 0), account.did)).toEqual(known(world, account.did));
+  });
+
+  test('never goes back to an older rev, whatever position is stored', async () => {
+    const world = worldOf();
+    const account = newAccount();
+    await identify(world, account.did, 1);
+    await give(world, eventOf(1, commitFrame(account, 1)), eventOf(1, commitFrame(account, 2)));
+    await world.flusher.flush();
+    world.state.position = 0;
+    const next = await crash(world, 0);
+    expect(known(next, account.did)).toEqual(known(world, account.did));
+    expect(next.roster.host(1)!.accountCount).toBe(1);
+  });
+
   test('whose #identity was logged is asked for anew', async () => {
     const world = worldOf();
     await identify(world, DID, 1);
