@@ -760,12 +760,17 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     connections.delete(connection.hostId);
     pausedForRate.delete(connection);
     pausedForBytes.delete(connection);
+    const places = new Set<string>();
     for (const item of [...connection.held]) {
+      places.add(heldKey(connection.hostname, item.frame.did));
       unhold(item);
       discard(item.frame.bytes.length);
-      // It stays, with nobody left in it, until the answer is here: else it would be asked for twice.
-      const waiting = heldDids.get(heldKey(connection.hostname, item.frame.did));
-      if (waiting !== undefined && waiting.items.length > 0) waiting.items = [];
+    }
+    for (const place of places) {
+      // It stays, maybe with nobody left in it, until the answer is here: else it would be asked for twice.
+      const waiting = heldDids.get(place);
+      if (waiting !== undefined)
+        waiting.items = waiting.items.filter((item) => item.connection !== connection);
     }
     events.closed(connection.hostId, outcome);
   };
