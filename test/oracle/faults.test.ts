@@ -17,7 +17,7 @@ import { watch } from './witness.ts';
 setDefaultTimeout(90_000);
 afterAll(removeDirectories);
 
-const TRAFFIC_MS = 6_000;
+const TRAFFIC_MS = 5_000;
 
 /** No migrations and key changes: with a directory that is late, the ledger cannot know which key was found. */
 const MIX = {
@@ -64,7 +64,7 @@ for (const workers of ['0', '1']) {
       expect(consumer.counters.undecodable).toBe(0);
       expect(judgement.faults.slice(0, 20)).toEqual([]);
       expect(refused).toEqual([]);
-      expect(judgement.delivered).toBeGreaterThan(700);
+      expect(judgement.delivered).toBeGreaterThan(500);
       expect(network.ledger.counts.byFault.size).toBeGreaterThan(80);
       for (const { hostname } of network.hosts) {
         const page = await weir.host(hostname);
@@ -112,7 +112,7 @@ for (const workers of ['0', '1']) {
       expect(consumer.counters.undecodable).toBe(0);
       expect(judgement.faults.slice(0, 20)).toEqual([]);
       expect(refused).toEqual([]);
-      expect(judgement.delivered).toBeGreaterThan(1_000);
+      expect(judgement.delivered).toBeGreaterThan(500);
       const hostFaults = [...network.ledger.counts.byFault.keys()].filter((name) => name.startsWith('host-'));
       expect(hostFaults).toHaveLength(5);
     } finally {

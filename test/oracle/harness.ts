@@ -111,13 +111,14 @@ export const startNetwork = async (options: NetworkOptions): Promise<Network> =>
 export const eventually = async (
   test: () => Promise<string | null> | string | null,
   timeoutMs = 20_000,
+  everyMs = 50,
 ): Promise<void> => {
   const until = performance.now() + timeoutMs;
   for (;;) {
     const missing = await test();
     if (missing === null) return;
     if (performance.now() > until) throw new Error(`not within ${timeoutMs} ms: ${missing}`);
-    await Bun.sleep(50);
+    await Bun.sleep(everyMs);
   }
 };
 
