@@ -2,7 +2,15 @@
 import { afterAll, expect, setDefaultTimeout, test } from 'bun:test';
 import { createChild } from './child.ts';
 import { follow } from './follower.ts';
-import { allConnected, dataDirectory, readAll, removeDirectories, settle, startNetwork } from './harness.ts';
+import {
+  allConnected,
+  dataDirectory,
+  eventually,
+  readAll,
+  removeDirectories,
+  settle,
+  startNetwork,
+} from './harness.ts';
 import { judge } from './judge.ts';
 import { watch } from './witness.ts';
 
@@ -99,6 +107,42 @@ test('killed with SIGKILL again and again amid traffic, with events waiting for 
   } finally {
     await follower.stop();
     await late?.stop();
+    await weir.kill();
+    await network.stop();
+  }
+});
+
+test('killed at the first events of its hosts, before any cursor is stored, it has those that waited, too', async () => {
+  const network = await startNetwork({ hosts: 3, accounts: 30 });
+  const witness = watch(network);
+  const weir = await createChild(network, await dataDirectory());
+  await weir.start();
+  const follower = follow(weir.url);
+  try {
+    await allConnected(weir, network);
+    // The first of each host waits, the second does not.
+    network.setFault('plc-stall', 1);
+    const waiting = network.hosts.map(({ accounts }) => network.commit(accounts[0]!));
+    await eventually(async () =>
+      [...network.ledger.counts.byFault].some(([fault, count]) => fault === 'plc-stall' && count === 3)
+        ? null
+        : 'the directory is not asked',
+    );
+    network.directoryFaults.stall = 0;
+    const passing = network.hosts.map(({ accounts }) => network.commit(accounts[1]!));
+    await eventually(() =>
+      passing.every(({ rev }) => follower.seen.some((seen) => seen.rev === rev)) ? null : 'not seen',
+    );
+    expect(follower.seen.some(({ did }) => waiting.some((entry) => entry.did === did))).toBe(false);
+    await weir.kill();
+    await weir.start();
+    await settle(weir, network, null);
+    const cold = await readAll(weir);
+    expect(judge(witness.sent(), cold.seen).faults).toEqual([]);
+    expect(follower.seen.map(({ seq }) => seq)).toEqual(cold.seen.map(({ seq }) => seq));
+    await cold.close();
+  } finally {
+    await follower.stop();
     await weir.kill();
     await network.stop();
   }
