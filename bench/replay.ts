@@ -113,7 +113,7 @@ await withDirectory(async (dir) => {
     const ms = atMs - startedAt;
     console.log(
       `one cold consumer: ${Math.round((FRAMES / ms) * 1_000).toLocaleString('en')} frames/s, ` +
-        `${Math.round((FRAMES * entry.frame.length) / ms / 1_000)} MB/s; ${((user + system) / FRAMES).toFixed(2)} µs of CPU per frame = ` +
+        `${Math.round((FRAMES * entry.frame.length) / ms / 1_000)} MB/s; ${((user + system) / FRAMES).toFixed(2)} µs of CPU per frame (kernel ${(system / FRAMES).toFixed(2)}) = ` +
         `${((user + system) / baseline).toFixed(1)} × the log's cursor alone (load ${load})`,
     );
     await cold.stop();
