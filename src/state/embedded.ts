@@ -73,9 +73,8 @@ const MAX_LAST_LINES = 20;
 const MAX_LINE_CHARS = 1_000;
 
 /**
- * Small, because the hot state lives in weir's memory, and durable enough: `synchronous_commit=off` may lose the last
- * moments on a power loss but never consistency, and the log rebuilds what the tables trail by. What the log cannot
- * rebuild (a new host's number, a ban) is committed synchronously by the state room. `fsync` and full pages stay on.
+ * Small, because the hot state lives in weir's memory. What must be durable (flushes, host numbers, bans) says so in its
+ * own transaction; migrations and the like may trail. `fsync` and full pages stay on.
  */
 const SETTINGS: Readonly<Record<string, string>> = {
   listen_addresses: '',

@@ -43,6 +43,8 @@ export const applyFlush = async (session: Session, flush: Flush): Promise<FlushR
   const gaps = newestPerHost(flush.gaps, MAX_GAPS_PER_HOST);
 
   await session.query('begin');
+  // weir forgets what it has stored: a server that dies alone, with weir living on, must not have lost it.
+  await session.query('set local synchronous_commit = on');
   let written = 0;
   for (const rows of chunks(accounts))
     written += (await session.query(UPSERT_ACCOUNTS, accountParams(rows))).count;
