@@ -23,8 +23,8 @@ export interface DrainOptions {
   readonly timed?: boolean;
 }
 
-/** A paused socket is not told that it was cut off: it looks after the relay's patience (5 minutes) is over. */
-const STALLED_MS = 6 * 60_000;
+/** A paused socket is not told that it was cut off (its cursor fell out of the window): each comes anew this often. */
+const STALLED_MS = 2 * 60_000;
 
 const options = JSON.parse(process.argv[2]!) as DrainOptions;
 const { url, consumers = 1, looks = false } = options;
