@@ -244,7 +244,8 @@ const compose = async (
     fetch: guardedFetch,
     userAgent: SERVER_HEADER,
     allowPrivateAddresses: config.allowInsecureHosts,
-    found: (did, status) => sequencer.healed(did, status),
+    found: (did, status, asked) => sequencer.healed(did, status, asked),
+    nowMs,
   });
   const desk = createIdentityDesk({
     accounts,

@@ -26,6 +26,8 @@ export interface Account {
   key: string | null;
   handle: string | null;
   identityAtMs: number;
+  /** When its PDS last told its status, ms; 0 = not since it was read in. Not stored. */
+  statusAtMs: number;
   /** `pds` is the host of `hostId`, as a reader of the stored row would take it to be. */
   pdsIsHost: boolean;
   /** False while only its identity is known: no event of it was taken yet, nothing of it is stored. */
@@ -69,6 +71,7 @@ export const newAccount = (did: string): Account => ({
   key: null,
   handle: null,
   identityAtMs: 0,
+  statusAtMs: 0,
   pdsIsHost: false,
   known: false,
 });
@@ -127,6 +130,7 @@ export const createAccounts = (
       handle: row.handle,
       identityAtMs: pds === null ? 0 : row.identityAtMs,
       pdsIsHost: pds !== null,
+      statusAtMs: 0,
       known: true,
     };
   };

@@ -25,23 +25,29 @@ export interface Healer {
 }
 
 /**
- * @param found told what the PDS says: null = active, else its status
+ * @param found told what the PDS says (null = active, else its status), which PDS that was, and when it was asked
  */
 export const createHealer = (deps: {
   readonly fetch: GuardedFetch;
   readonly userAgent: string;
   readonly allowPrivateAddresses: boolean;
-  readonly found: (did: string, status: string | null) => void;
+  readonly found: (
+    did: string,
+    status: string | null,
+    asked: { readonly hostname: string; readonly atMs: number },
+  ) => void;
+  readonly nowMs: () => number;
 }): Healer => {
   const counters = { suspected: 0, asked: 0, healed: 0, confirmed: 0, failed: 0, dropped: 0 };
-  const asked = new TTLCache<string, true>({ max: MAX_REMEMBERED, ttl: ASK_EVERY_MS });
+  const askedLately = new TTLCache<string, true>({ max: MAX_REMEMBERED, ttl: ASK_EVERY_MS });
   const queue: { did: string; hostname: string; url: string }[] = [];
   /** Hosts with anything queued or in flight. */
   const hosts = new Map<string, { queued: number; inFlight: number }>();
   let inFlight = 0;
 
-  const ask = async (did: string, url: string): Promise<void> => {
+  const ask = async (did: string, hostname: string, url: string): Promise<void> => {
     counters.asked++;
+    const asked = { hostname, atMs: deps.nowMs() };
     const answer = await deps.fetch(url, {
       timeoutMs: TIMEOUT_MS,
       maxBytes: MAX_ANSWER_BYTES,
@@ -70,12 +76,12 @@ export const createHealer = (deps: {
     }
     if (body.active === true) {
       counters.healed++;
-      deps.found(did, null);
+      deps.found(did, null, asked);
     } else if (body.active === false) {
       counters.confirmed++;
       const status =
         'status' in body && typeof body.status === 'string' ? body.status.slice(0, 64) : 'deactivated';
-      deps.found(did, status);
+      deps.found(did, status, asked);
     } else {
       counters.failed++;
     }
@@ -90,7 +96,7 @@ export const createHealer = (deps: {
       host.queued--;
       host.inFlight++;
       inFlight++;
-      ask(did, url).finally(() => {
+      ask(did, hostname, url).finally(() => {
         inFlight--;
         host.inFlight--;
         if (host.inFlight === 0 && host.queued === 0) hosts.delete(hostname);
@@ -102,7 +108,7 @@ export const createHealer = (deps: {
   return {
     suspect(did, origin) {
       counters.suspected++;
-      if (asked.has(did)) return;
+      if (askedLately.has(did)) return;
       const host = hosts.get(origin.hostname) ?? { queued: 0, inFlight: 0 };
       if (queue.length >= MAX_QUEUED || host.queued >= MAX_QUEUED_PER_HOST) {
         counters.dropped++;
@@ -110,7 +116,7 @@ export const createHealer = (deps: {
       }
       hosts.set(origin.hostname, host);
       host.queued++;
-      asked.set(did, true);
+      askedLately.set(did, true);
       const url = `${origin.secure ? 'https' : 'http'}://${origin.hostname}/xrpc/com.atproto.sync.getRepoStatus?did=${encodeURIComponent(did)}`;
       queue.push({ did, hostname: origin.hostname, url });
       next();

@@ -35,6 +35,9 @@ const LOAD_RETRY_MS = 500;
 /** Reasons that are normal in a healthy stream: counted, not kept as explanations. */
 const QUIET: ReadonlySet<Reason> = new Set<Reason>(['rev_stale']);
 
+/** Refusals whose upstream seq may be that of another event, or is not to be trusted. */
+const OF_NO_PLACE: ReadonlySet<Reason> = new Set<Reason>(['seq_not_increasing', 'frame_type_unknown']);
+
 export interface SequencerDeps {
   readonly log: Log;
   readonly roster: HostRoster;
@@ -67,7 +70,11 @@ export interface Sequencer {
   /** One per ingest thread. `acknowledge` gives bytes back once a batch is sequenced. */
   lane(acknowledge: (bytes: number) => void): Lane;
   /** What a PDS says of an account that we hold as inactive (null = active). */
-  healed(did: string, status: string | null): void;
+  healed(
+    did: string,
+    status: string | null,
+    asked: { readonly hostname: string; readonly atMs: number },
+  ): void;
   takeRejections(): RejectionRow[];
   /** Resolves when everything that came in is sequenced. */
   idle(): Promise<void>;
@@ -244,7 +251,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     }
   };
 
-  const sequence = (host: HostState, event: VerifiedEvent, cursor: number): void => {
+  const sequence = (host: HostState, event: VerifiedEvent): void => {
     if (host.life.banned) {
       refuse(host, { ...event, reason: 'host_banned', detail: '' });
       return;
@@ -269,6 +276,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       return;
     }
     accounts.markDirty(account);
+    if (event.kind === KIND.account) account.statusAtMs = nowMs();
     if (event.kind === KIND.account && wasCounted !== isCounted(account))
       roster.accountsChanged(host, wasCounted ? -1 : 1);
     if (decision.discontinuity) counters.discontinuities++;
@@ -280,7 +288,14 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     }
     append(host, logged);
     roster.eventTaken(host);
-    if (event.upstreamSeq > cursor && event.upstreamSeq > host.cursor) host.ahead.add(event.upstreamSeq);
+  };
+
+  /**
+   * What is decided on beyond the host's cursor (because something before it waits) is not decided on again when the
+   * host sends it once more: by then another answer might be right, but not at this place of the stream.
+   */
+  const noteAhead = (host: HostState, upstreamSeq: number, cursor: number): void => {
+    if (upstreamSeq > cursor && upstreamSeq > host.cursor) host.ahead.add(upstreamSeq);
   };
 
   const advance = (host: HostState, cursor: number): void => {
@@ -333,11 +348,16 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     for (let index = 0; index < events.length; index++) {
       const event = events[index]!;
       const host = roster.host(event.hostId);
-      if (host !== undefined) sequence(host, event, cursors.get(event.hostId) ?? 0);
+      if (host === undefined) continue;
+      sequence(host, event);
+      noteAhead(host, event.upstreamSeq, cursors.get(event.hostId) ?? 0);
     }
     for (const rejection of batch.rejections) {
       const host = roster.host(rejection.hostId);
-      if (host !== undefined) refuse(host, rejection);
+      if (host === undefined) continue;
+      refuse(host, rejection);
+      if (!OF_NO_PLACE.has(rejection.reason))
+        noteAhead(host, rejection.upstreamSeq, cursors.get(rejection.hostId) ?? 0);
     }
     for (const [hostId, cursor] of cursors) {
       const host = roster.host(hostId);
@@ -403,10 +423,12 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
         paused: (hostId, pausedFor) => call(() => roster.paused(hostId, pausedFor)),
       };
     },
-    healed(did, status) {
+    healed(did, status, asked) {
       const account = accounts.get(did);
       if (account === undefined || account.upstreamStatus === status || account.upstreamStatus === null)
         return;
+      // What it has said on its stream since it was asked is newer, and another PDS has nothing to say.
+      if (account.statusAtMs >= asked.atMs || account.pds !== asked.hostname) return;
       const host = roster.host(account.hostId);
       if (host === undefined) return;
       const wasCounted = isCounted(account);

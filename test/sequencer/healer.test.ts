@@ -17,6 +17,7 @@ const healerWith = (reply: (url: string) => FetchResult | Promise<FetchResult>) 
     userAgent: 'weir/test',
     allowPrivateAddresses: false,
     found: (did, status) => void found.push([did, status]),
+    nowMs: () => 0,
   });
   return { healer, urls, found };
 };

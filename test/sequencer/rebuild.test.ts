@@ -7,6 +7,7 @@ import { rebuild } from '../../src/sequencer/rebuild.ts';
 import { row } from '../hosts/fakes.ts';
 import { accountFrame, commitFrame, identityFrame, newAccount, syncFrame } from '../ingest/support.ts';
 import {
+  askedOf,
   batchOf,
   crash,
   eventOf,
@@ -386,7 +387,7 @@ describe('an account', () => {
     await identify(world, DID, 1);
     await give(world, eventOf(1, accountFrame(DID, 1, { active: false, status: 'deleted' })));
     await world.flusher.flush();
-    world.sequencer.healed(DID, null);
+    world.sequencer.healed(DID, null, askedOf(world));
     await world.log.whenDurable(2);
     const next = await crash(world, 0);
     expect(known(next, DID)!.upstreamStatus).toBeNull();

@@ -8,7 +8,17 @@ import { MAX_PENDING_BYTES } from '../../src/log/log.ts';
 import { accountRow, newAccount as emptyAccount } from '../../src/sequencer/accounts.ts';
 import { row } from '../hosts/fakes.ts';
 import { accountFrame, commitFrame, identityFrame, newAccount, syncFrame } from '../ingest/support.ts';
-import { batchOf, eventOf, give, identify, memoryState, refusals, type World, worldOf } from './support.ts';
+import {
+  askedOf,
+  batchOf,
+  eventOf,
+  give,
+  identify,
+  memoryState,
+  refusals,
+  type World,
+  worldOf,
+} from './support.ts';
 
 const DID = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa';
 
@@ -101,16 +111,41 @@ describe('an event that is refused', () => {
     await give(world, lost);
     expect(refusals(world)).toEqual(['account_inactive']);
     expect(world.suspected).toEqual([account.did]);
-    world.sequencer.healed(account.did, 'deactivated');
+    world.sequencer.healed(account.did, 'deactivated', askedOf(world));
     expect(world.log.records).toHaveLength(1);
-    world.sequencer.healed(account.did, null);
+    world.sequencer.healed(account.did, null, askedOf(world));
     expect(logged(world).at(-1)).toMatchObject({ did: account.did, active: true, seq: 2 });
     expect(logged(world).at(-1)).not.toHaveProperty('status');
     expect(world.log.records.at(-1)).toMatchObject({ upstreamSeq: 0, kind: KIND.account, hostId: 1 });
     await give(world, eventOf(1, commitFrame(account, 3)));
     expect(world.log.records).toHaveLength(3);
-    world.sequencer.healed(account.did, 'deactivated');
+    world.sequencer.healed(account.did, 'deactivated', askedOf(world));
     expect(world.log.records).toHaveLength(3);
+  });
+
+  test('healing does not undo what was said since the question, nor listen to a PDS that the account has left', async () => {
+    const world = worldOf();
+    const account = newAccount();
+    await identify(world, account.did, 1);
+    const before = { ...askedOf(world), atMs: world.clock.nowMs - 1 };
+    await give(world, eventOf(1, accountFrame(account.did, 1, { active: false, status: 'deactivated' })));
+    world.sequencer.healed(account.did, null, before);
+    world.sequencer.healed(account.did, null, askedOf(world, 2));
+    expect(world.accounts.get(account.did)!.upstreamStatus).toBe('deactivated');
+    expect(world.log.records).toHaveLength(1);
+  });
+
+  test('beyond the cursor is not judged again when the host sends it once more', async () => {
+    const world = worldOf();
+    const account = newAccount();
+    await identify(world, account.did, 1);
+    await give(world, eventOf(1, accountFrame(account.did, 1, { active: false, status: 'deactivated' })));
+    const refused = eventOf(1, commitFrame(account, 5));
+    // Seq 2 waits for an identity: the cursor stays below it.
+    world.lane.batch({ ...batchOf([refused]), progress: [{ hostId: 1, cursor: 1, held: 1 }] });
+    await world.sequencer.idle();
+    expect([...world.roster.host(1)!.ahead]).toEqual([5]);
+    expect(refusals(world)).toEqual(['account_inactive']);
   });
 
   test('by ingest is counted and explained; what is normal in a healthy stream is only counted', async () => {
@@ -192,10 +227,11 @@ describe('the cursor of a host, with the seqs ahead of it', () => {
             for (let seq = 1; seq <= last.get(hostId)!; seq++) {
               const covered = seq <= host.cursor || host.ahead.has(seq);
               if (waiting.has(seq)) expect(covered).toBe(false);
-              // Refused ones above the cursor come again, and are refused again.
-              else if (inLog.has(seq)) expect(covered).toBe(true);
+              // Decided on, and never again: whether it was logged or refused.
+              else if (given.get(hostId)!.has(seq)) expect(covered).toBe(true);
             }
-            for (const seq of host.ahead) expect(seq > host.cursor && inLog.has(seq)).toBe(true);
+            for (const seq of host.ahead) expect(seq > host.cursor && given.get(hostId)!.has(seq)).toBe(true);
+            for (const seq of inLog) expect(given.get(hostId)!.has(seq)).toBe(true);
             if (waiting.size === 0) expect(host.cursor).toBe(last.get(hostId)!);
           }
         };
@@ -207,7 +243,7 @@ describe('the cursor of a host, with the seqs ahead of it', () => {
           if (isHeld) held.get(hostId)!.push(seq);
           const events = release.map((old) => eventFor(hostId, old));
           if (!isHeld) events.push(eventFor(isGood ? hostId : 3 - hostId, seq));
-          for (const event of events) given.get(event.hostId)!.add(event.upstreamSeq);
+          for (const event of events) given.get(hostId)!.add(event.upstreamSeq);
           world.lane.batch(
             batchOf(
               events.map((event) => ({ ...event, hostId })),
@@ -219,6 +255,7 @@ describe('the cursor of a host, with the seqs ahead of it', () => {
         }
         for (const hostId of [1, 2]) {
           const rest = held.get(hostId)!.splice(0);
+          for (const seq of rest) given.get(hostId)!.add(seq);
           world.lane.batch(
             batchOf(
               rest.map((seq) => eventFor(hostId, seq)),

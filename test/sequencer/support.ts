@@ -266,3 +266,9 @@ export const give = async (world: World, ...events: VerifiedEvent[]): Promise<vo
 /** The refusals since the last call, as reasons. */
 export const refusals = (world: World): string[] =>
   world.sequencer.takeRejections().map(({ reason }) => reason);
+
+/** A question to the account's PDS, put just now. */
+export const askedOf = (world: World, hostId = 1) => ({
+  hostname: row(hostId).hostname,
+  atMs: world.clock.nowMs + 1,
+});
