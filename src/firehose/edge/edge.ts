@@ -276,6 +276,14 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
   };
 
   const readSlice = (consumer: Consumer): void => {
+    if (live.length > 0 && consumer.seq > liveSeq) {
+      // It begins past what the live ones have been given: among them it would get that once more.
+      flushLive();
+      if (live.length > 0 && consumer.seq > liveSeq) {
+        standInLine(consumer);
+        return;
+      }
+    }
     if (live.length > 0 && consumer.seq === liveSeq) {
       joinLive(consumer);
       return;

@@ -211,6 +211,22 @@ describe('simulated sockets', () => {
     );
   });
 
+  test('one that comes between two writes, with the first as its cursor, gets only the second', () => {
+    const { time, log, connect } = setUp();
+    log.write(20);
+    const first = connect(20);
+    time.advance(0);
+    // Its turn comes before the flush of the first write, and the next one's with it.
+    const second = connect(20);
+    log.write(1);
+    const third = connect(21);
+    log.write(1);
+    time.advance(50);
+    expect(first.seqs).toEqual([21, 22]);
+    expect(second.seqs).toEqual([21, 22]);
+    expect(third.seqs).toEqual([22]);
+  });
+
   test('one that closes amid a live batch gives nobody else a frame twice', () => {
     const { time, log, connect } = setUp();
     const sockets = Array.from({ length: 5 }, () => connect(null));
