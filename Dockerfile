@@ -26,7 +26,7 @@ RUN mkdir -p /data && chown bun:bun /data
 USER bun
 ENV NODE_ENV=production
 ENV RELAY_DATA_DIR=/data
-# What the garbage collector takes for the size of the machine: halves resident memory at equal speed.
+# What the garbage collector takes for the size of the machine: it lets less garbage pile up, at equal speed.
 ENV BUN_JSC_forceRAMSize=1073741824
 VOLUME /data
 EXPOSE 2470 2471
