@@ -11,6 +11,7 @@ import type { Accounts } from './api/types.ts';
 import { SERVER_HEADER, VERSION } from './api/version.ts';
 import type { Config } from './config.ts';
 import { createFirehoseEdge, type FirehoseEdge } from './firehose/edge/edge.ts';
+import { KIND_NAMES } from './firehose/types.ts';
 import { newHostRow } from './hosts/host.ts';
 import { createRoster, type HostRoster } from './hosts/roster.ts';
 import type { IngestControl } from './hosts/types.ts';
@@ -328,8 +329,8 @@ const compose = async (
   const sources: MetricsSources = {
     events: () =>
       [...sequencer.groups].flatMap(([hostGroup, { events }]) =>
-        (['', 'commit', 'sync', 'identity', 'account', 'info', 'unknown', 'error'] as const).flatMap(
-          (kind, index) => (events[index]! > 0 ? [{ hostGroup, kind, count: events[index]! }] : []),
+        KIND_NAMES.flatMap((kind, index) =>
+          events[index]! > 0 ? [{ hostGroup, kind, count: events[index]! }] : [],
         ),
       ),
     rejections: () =>

@@ -21,6 +21,7 @@ import { createSigningKey } from '../repo/key.ts';
 import type { SigningKey, Verdict } from '../repo/types.ts';
 import { verifyCommit, verifySync } from '../repo/verify.ts';
 import { HARD_AHEAD_EVENTS, MAX_AHEAD_EVENTS } from './bounds.ts';
+import { NO_COUNTERS } from './counters.ts';
 import { TwoGenerations } from './two-generations.ts';
 import type {
   HostProgress,
@@ -171,20 +172,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   const heldDids = new Map<string, HeldDid>();
   // They outlive connections: a host does not get a full bucket by reconnecting.
   const limiters = createLimiters();
-  const counters: IngestCounters = {
-    frames: 0,
-    bytes: 0,
-    bytesInFlight: 0,
-    heldFrames: 0,
-    heldBytes: 0,
-    heldDids: 0,
-    skippedFrames: 0,
-    textMessages: 0,
-    pauses: 0,
-    identityHits: 0,
-    identityMisses: 0,
-    discardedFrames: 0,
-  };
+  const counters: IngestCounters = { ...NO_COUNTERS };
 
   let queue: Queued[] = [];
   let queueAt = 0;

@@ -4,6 +4,7 @@
  */
 import { subscribe } from '../hosts/subscription.ts';
 import type { IngestControl } from '../hosts/types.ts';
+import { NO_COUNTERS } from './counters.ts';
 import { createIngest } from './ingest.ts';
 import type { FromWorker, ToWorker, WorkerOptions } from './messages.ts';
 import type { IdentityAnswer, Ingest, IngestCounters, IngestEvents } from './types.ts';
@@ -26,21 +27,6 @@ export interface IngestPoolDeps {
   /** A thread ended by itself: a fault of ours. */
   readonly died: (detail: string) => void;
 }
-
-const NO_COUNTERS: IngestCounters = {
-  frames: 0,
-  bytes: 0,
-  bytesInFlight: 0,
-  heldFrames: 0,
-  heldBytes: 0,
-  heldDids: 0,
-  skippedFrames: 0,
-  textMessages: 0,
-  pauses: 0,
-  identityHits: 0,
-  identityMisses: 0,
-  discardedFrames: 0,
-};
 
 /** `learned`: fresh answers reached this thread, the others' caches may be out of date. */
 const createThread = (
