@@ -326,7 +326,6 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     bytes: number,
     rejection: Pick<Rejection, 'reason' | 'detail'>,
   ): void => {
-    if (frame !== null && connection.held.size > 0) connection.aheadEvents++;
     batchBytes += bytes;
     batchRejections.push({
       hostId: connection.hostId,

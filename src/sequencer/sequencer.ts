@@ -35,9 +35,6 @@ const LOAD_RETRY_MS = 500;
 /** Reasons that are normal in a healthy stream: counted, not kept as explanations. */
 const QUIET: ReadonlySet<Reason> = new Set<Reason>(['rev_stale']);
 
-/** Refusals whose upstream seq may be that of another event, or is not to be trusted. */
-const OF_NO_PLACE: ReadonlySet<Reason> = new Set<Reason>(['seq_not_increasing', 'frame_type_unknown']);
-
 export interface SequencerDeps {
   readonly log: Log;
   readonly roster: HostRoster;
@@ -251,7 +248,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     }
   };
 
-  const sequence = (host: HostState, event: VerifiedEvent): void => {
+  const sequence = (host: HostState, event: VerifiedEvent, cursor: number): void => {
     if (host.life.banned) {
       refuse(host, { ...event, reason: 'host_banned', detail: '' });
       return;
@@ -288,14 +285,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     }
     append(host, logged);
     roster.eventTaken(host);
-  };
-
-  /**
-   * What is decided on beyond the host's cursor (because something before it waits) is not decided on again when the
-   * host sends it once more: by then another answer might be right, but not at this place of the stream.
-   */
-  const noteAhead = (host: HostState, upstreamSeq: number, cursor: number): void => {
-    if (upstreamSeq > cursor && upstreamSeq > host.cursor) host.ahead.add(upstreamSeq);
+    if (event.upstreamSeq > cursor && event.upstreamSeq > host.cursor) host.ahead.add(event.upstreamSeq);
   };
 
   const advance = (host: HostState, cursor: number): void => {
@@ -349,15 +339,12 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       const event = events[index]!;
       const host = roster.host(event.hostId);
       if (host === undefined) continue;
-      sequence(host, event);
-      noteAhead(host, event.upstreamSeq, cursors.get(event.hostId) ?? 0);
+      sequence(host, event, cursors.get(event.hostId) ?? 0);
     }
     for (const rejection of batch.rejections) {
       const host = roster.host(rejection.hostId);
       if (host === undefined) continue;
       refuse(host, rejection);
-      if (!OF_NO_PLACE.has(rejection.reason))
-        noteAhead(host, rejection.upstreamSeq, cursors.get(rejection.hostId) ?? 0);
     }
     for (const [hostId, cursor] of cursors) {
       const host = roster.host(hostId);
