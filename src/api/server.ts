@@ -3,7 +3,7 @@
  * other requests go to the hono app. Every answer, the upgrade's included, carries the Server and CORS headers.
  */
 import type { Server } from 'bun';
-import { SOCKET_QUEUE_LIMIT_BYTES } from '../firehose/edge/limits.ts';
+import { SOCKET_QUEUE_LIMIT_BYTES } from './edge/limits.ts';
 import { remoteAddressOf } from './remote-address.ts';
 import type { Edge, EdgeSocketData } from './types.ts';
 import { SERVER_HEADER } from './version.ts';

@@ -5,6 +5,8 @@ import type { AccountRow, GapRow, RejectionRow, State } from '../state/types.ts'
 /** What every socket carries: who handles it. One Bun server has one websocket handler, which dispatches on this. */
 export interface EdgeSocketData {
   readonly handlers: EdgeHandlers;
+  /** Bytes of a message that it may send; more closes the socket with 1009. The server's default when absent. */
+  readonly maxMessageBytes?: number;
 }
 
 /** A socket whose data an edge narrows itself. */
@@ -42,6 +44,8 @@ export interface Edge {
 /** One consumer of an edge, as the admin route and the pages show it. */
 export interface ConsumerView {
   readonly id: number;
+  /** Which edge, or endpoint of one, serves it. */
+  readonly edge?: string;
   readonly remoteAddress: string;
   readonly userAgent: string;
   /** The cursor it came with; null = live. */

@@ -1,6 +1,6 @@
 /**
- * The subscribeRepos edge. It owns the consumers' sockets and nothing else: it reads the log through LogReader
- * and never reaches into the core.
+ * The subscribeRepos edge. It owns the positions of its consumers and nothing else: it reads the log through
+ * LogReader and never reaches into the core. Their sockets, turns and pulse are in `src/api/edge/consumers.ts`.
  *
  * It promises:
  * - Every consumer gets every durable event after its cursor exactly once and in order, whatever its speed.
@@ -10,15 +10,16 @@
  *   log for themselves, in turns with a time budget, so that they do not delay the live ones.
  * - Only who falls out of the window, or takes not a byte for minutes, is called too slow.
  */
-import type { Server, ServerWebSocket } from 'bun';
-import { addressKey, isLoopback } from '../../api/remote-address.ts';
-import type { ConsumerView, Edge, EdgeSocketData, UpgradeContext } from '../../api/types.ts';
+import type { ServerWebSocket } from 'bun';
+import { createConsumers, realTimers } from '../../api/edge/consumers.ts';
+import type { ConsumerData, Refuse, Timers } from '../../api/edge/types.ts';
+import type { ConsumerView, Edge } from '../../api/types.ts';
 import type { LogCursor, LogReader, LogRecord } from '../../log/types.ts';
 import { errorFrame, infoFrame } from '../encode.ts';
-import { Consumer } from './consumer.ts';
+import { FirehoseConsumer } from './consumer.ts';
 import { parseCursorParam } from './cursor-param.ts';
-import { createEdgeCounters, DEFAULT_EDGE_LIMITS, MAX_USER_AGENT_CHARACTERS } from './limits.ts';
-import type { EdgeCounters, EdgeLimits, FirehoseSocketData, Timers } from './types.ts';
+import { createEdgeCounters, DEFAULT_EDGE_LIMITS } from './limits.ts';
+import type { EdgeCounters, EdgeLimits } from './types.ts';
 
 export interface FirehoseEdge extends Edge {
   consumers(): ConsumerView[];
@@ -40,18 +41,8 @@ export interface FirehoseEdgeOptions {
   readonly onLogFailure?: (error: unknown) => void;
 }
 
-const realTimers: Timers = {
-  setTimeout: (run, delayMs) => setTimeout(run, delayMs),
-  clearTimeout: (handle) => clearTimeout(handle as ReturnType<typeof setTimeout>),
-  setImmediate: (run) => setImmediate(run),
-};
-
-const refusal = (
-  status: number,
-  error: string,
-  message: string,
-  headers: Record<string, string> = {},
-): Response => Response.json({ error, message }, { status, headers });
+const refusal: Refuse = (status, error, message, headers = {}) =>
+  Response.json({ error, message }, { status, headers });
 
 const NOTHING: readonly LogRecord[] = [];
 
@@ -78,31 +69,20 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
       throw error;
     });
 
-  const consumers = new Set<Consumer>();
-  const perAddress = new Map<string, number>();
-  /** Upgrades that were accepted and whose socket has not opened yet count as well. */
-  let admitted = 0;
-  let lastId = 0;
-  let closing = false;
-
   // The live ones: all exactly at liveSeq, read by liveCursor.
-  const live: Consumer[] = [];
+  const live: FirehoseConsumer[] = [];
   let liveCursor: LogCursor | null = null;
   let liveSeq = 0;
   let batchNumber = 0;
   let flushScheduled = false;
   let lastFlushMs = 0;
 
-  // The line of those that catch up, first come first served.
-  let line: Consumer[] = [];
-  let turnScheduled = false;
-
   // One cork callback for everyone: what to send is in these variables, and what came of it.
   let pumpRecords: readonly LogRecord[] = [];
   let pumpEnd = 0;
   let pumped = 0;
   let pressed = false;
-  const pump = (socket: ServerWebSocket<FirehoseSocketData>): void => {
+  const pump = (socket: ServerWebSocket<ConsumerData>): void => {
     const records = pumpRecords;
     const end = pumpEnd;
     let index = 0;
@@ -121,7 +101,12 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
   };
 
   /** Sends records[0, end) as far as the socket takes them. Leaves `pumped` and `pressed`. */
-  const send = (consumer: Consumer, records: readonly LogRecord[], end: number, bytes: number): void => {
+  const send = (
+    consumer: FirehoseConsumer,
+    records: readonly LogRecord[],
+    end: number,
+    bytes: number,
+  ): void => {
     pumpRecords = records;
     pumpEnd = end;
     consumer.socket.cork(pump);
@@ -134,7 +119,7 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     counters.deliveredBytes += sentBytes;
   };
 
-  const leaveLive = (consumer: Consumer): void => {
+  const leaveLive = (consumer: FirehoseConsumer): void => {
     const index = consumer.liveIndex;
     if (index < 0) return;
     consumer.liveIndex = -1;
@@ -147,36 +132,6 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
       liveCursor.close();
       liveCursor = null;
     }
-  };
-
-  const standInLine = (consumer: Consumer): void => {
-    consumer.mode = 'reading';
-    if (!consumer.waiting) {
-      consumer.waiting = true;
-      line.push(consumer);
-    }
-    scheduleTurn();
-  };
-
-  /** After a socket stopped taking frames: wait for it, unless it is empty again already. */
-  const rest = (consumer: Consumer): void => {
-    consumer.dropCursor();
-    if (consumer.socket.readyState !== 1) {
-      consumer.mode = 'closing';
-      return;
-    }
-    consumer.queuedBytes = consumer.socket.getBufferedAmount();
-    if (consumer.queuedBytes > 0) {
-      consumer.mode = 'blocked';
-      counters.backpressure++;
-    } else {
-      standInLine(consumer);
-    }
-  };
-
-  const failLog = (consumer: Consumer | null, error: unknown): void => {
-    if (consumer !== null) goodbye(consumer, 1011, 'InternalServerError');
-    onLogFailure(error);
   };
 
   const flushLive = (): void => {
@@ -232,7 +187,7 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     try {
       flushLive();
     } catch (error) {
-      failLog(null, error);
+      onLogFailure(error);
     }
   };
 
@@ -245,7 +200,7 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
   };
 
   /** Everything durable up to liveSeq has been handed to this consumer: it goes on with the others. */
-  const joinLive = (consumer: Consumer): void => {
+  const joinLive = (consumer: FirehoseConsumer): void => {
     if (live.length === 0) {
       // Its own cursor will do, unless it has read past what was handed out.
       if (consumer.cursor?.seq !== consumer.seq) consumer.dropCursor();
@@ -262,7 +217,7 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
   };
 
   /** A reader that found the end of the log, which may be past what the live ones have been given so far. */
-  const reachEnd = (consumer: Consumer): void => {
+  const reachEnd = (consumer: FirehoseConsumer): void => {
     const endSeq = log.lastSeq;
     if (endSeq > consumer.seq) {
       // What lies between is skipped.
@@ -275,7 +230,7 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     else joinLive(consumer);
   };
 
-  const readSlice = (consumer: Consumer): void => {
+  const readSlice = (consumer: FirehoseConsumer): void => {
     if (live.length > 0 && consumer.seq > liveSeq) {
       // It begins past what the live ones have been given: among them it would get that once more.
       flushLive();
@@ -323,81 +278,27 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     else standInLine(consumer);
   };
 
-  const takeTurns = (): void => {
-    turnScheduled = false;
-    const startedMs = clock();
-    // Who stands in line when the turn begins is served; who comes back goes behind them, into the next one.
-    while (line.length > 0) {
-      const round = line;
-      line = [];
-      for (let index = 0; index < round.length; index++) {
-        const consumer = round[index]!;
-        consumer.waiting = false;
-        if (consumer.mode !== 'reading') continue;
-        try {
-          readSlice(consumer);
-        } catch (error) {
-          line = round.slice(index + 1).concat(line);
-          if (line.length > 0) scheduleTurn();
-          failLog(consumer, error);
-          return;
-        }
-        if (clock() - startedMs >= limits.replayBudgetMs) {
-          line = round.slice(index + 1).concat(line);
-          if (line.length > 0) scheduleTurn();
-          return;
-        }
-      }
-    }
+  const say = (consumer: FirehoseConsumer, frame: Uint8Array): void => {
+    consumer.socket.sendBinary(frame as Uint8Array<ArrayBuffer>, false);
   };
 
-  const scheduleTurn = (): void => {
-    if (turnScheduled) return;
-    turnScheduled = true;
-    timers.setImmediate(takeTurns);
-  };
-
-  /** Removes a consumer from wherever it stands. Its socket is the caller's business. */
-  const detach = (consumer: Consumer): void => {
-    leaveLive(consumer);
-    consumer.dropCursor();
-    consumer.mode = 'closing';
-  };
-
-  /** Bun writes what is queued, and the close frame behind it, for some seconds more; then it cuts the socket. */
-  const goodbye = (consumer: Consumer, code: number, reason: string): void => {
-    if (consumer.mode === 'closing') return;
-    detach(consumer);
-    consumer.socket.close(code, reason);
-  };
-
-  const refuse = (consumer: Consumer, error: string, message: string): void => {
-    if (consumer.mode === 'closing') return;
-    // A socket that is full gets it after what is queued, if it ever takes that.
-    consumer.socket.sendBinary(errorFrame(error, message) as Uint8Array<ArrayBuffer>, false);
-    goodbye(consumer, 1008, error);
-  };
-
-  const tooSlow = (consumer: Consumer, message: string): void => {
-    counters.tooSlow++;
-    refuse(consumer, 'ConsumerTooSlow', message);
-  };
-
-  const startAtOldest = (consumer: Consumer): void => {
+  const startAtOldest = (consumer: FirehoseConsumer): void => {
     if (consumer.seq > 0) {
       counters.outdatedCursor++;
       const message = `the cursor is older than the replay window, which begins at ${log.oldestSeq}`;
-      consumer.socket.sendBinary(infoFrame('OutdatedCursor', message) as Uint8Array<ArrayBuffer>, false);
+      say(consumer, infoFrame('OutdatedCursor', message));
     }
     consumer.seq = log.oldestSeq - 1;
   };
 
-  const start = (consumer: Consumer, cursor: number | null): void => {
+  const start = (consumer: FirehoseConsumer, cursor: number | null): void => {
     if (cursor === null) {
       consumer.seq = log.lastSeq;
     } else if (cursor > log.lastSeq) {
       counters.futureCursor++;
-      refuse(consumer, 'FutureCursor', `the cursor is in the future: the newest seq is ${log.lastSeq}`);
+      const message = `the cursor is in the future: the newest seq is ${log.lastSeq}`;
+      say(consumer, errorFrame('FutureCursor', message));
+      consumers.goodbye(consumer, 1008, 'FutureCursor', 'future_cursor');
       return;
     } else {
       consumer.seq = cursor;
@@ -406,197 +307,58 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     standInLine(consumer);
   };
 
-  const checkPulse = (consumer: Consumer, nowMs: number): void => {
-    const unansweredMs = consumer.pingedAtMs === 0 ? 0 : nowMs - consumer.pingedAtMs;
-    const underWay = consumer.bytesSent > consumer.bytesWhenAlive;
-    // A pong comes behind the data that is under way: then what counts is progress, and the stall rule.
-    if (unansweredMs >= (underWay ? limits.stallMs : 2 * limits.pingIntervalMs)) {
-      counters.pongTimeouts++;
-      goodbye(consumer, 1008, 'no answer to pings');
-      return;
-    }
-    if (nowMs - Math.max(consumer.aliveAtMs, consumer.lastPingAtMs) < limits.pingIntervalMs) return;
-    consumer.lastPingAtMs = nowMs;
-    if (consumer.pingedAtMs === 0) consumer.pingedAtMs = nowMs;
-    counters.pings++;
-    consumer.socket.ping();
-  };
-
-  const checkBlocked = (consumer: Consumer, nowMs: number): void => {
-    const queuedBytes = consumer.socket.getBufferedAmount();
-    if (queuedBytes === 0) {
-      counters.rescued++;
-      standInLine(consumer);
-      return;
-    }
-    if (queuedBytes < consumer.queuedBytes) consumer.alive(nowMs);
-    consumer.queuedBytes = queuedBytes;
-    if (consumer.seq < log.oldestSeq - 1) tooSlow(consumer, 'the consumer fell out of the replay window');
-    else if (nowMs - consumer.aliveAtMs >= limits.stallMs) {
-      tooSlow(consumer, `the consumer took nothing for ${Math.round(limits.stallMs / 1000)} seconds`);
-    }
-  };
-
-  let maintenanceTimer: unknown = null;
-  const maintain = (): void => {
-    const nowMs = clock();
-    let queuedBytes = 0;
-    for (const consumer of consumers) {
-      if (consumer.mode === 'closing') continue;
-      if (consumer.mode === 'blocked') checkBlocked(consumer, nowMs);
-      else checkPulse(consumer, nowMs);
-      if (consumer.socket.readyState === 1) queuedBytes += consumer.socket.getBufferedAmount();
-    }
-    counters.queuedBytes = queuedBytes;
-    maintenanceTimer = consumers.size > 0 ? timers.setTimeout(maintain, limits.maintenanceIntervalMs) : null;
-  };
-
+  const consumers = createConsumers<FirehoseConsumer, number | null>({
+    clock,
+    timers,
+    limits,
+    counters,
+    hooks: {
+      create: (id, socket, _, nowMs) => new FirehoseConsumer(id, socket, nowMs),
+      start: (consumer) => start(consumer, consumer.socket.data.requestedCursor),
+      takeTurn: readSlice,
+      leave(consumer) {
+        leaveLive(consumer);
+        consumer.dropCursor();
+      },
+      isOutOfWindow: (consumer) => consumer.seq < log.oldestSeq - 1,
+      sayTooSlow: (consumer, message) => say(consumer, errorFrame('ConsumerTooSlow', message)),
+      beforeClose() {
+        unsubscribe();
+        flushLive();
+      },
+      fail: onLogFailure,
+    },
+  });
+  const { standInLine, rest, tooSlow } = consumers;
   const unsubscribe = log.onDurable(scheduleFlush);
 
-  const release = (key: string): void => {
-    admitted--;
-    const count = (perAddress.get(key) ?? 1) - 1;
-    if (count > 0) perAddress.set(key, count);
-    else perAddress.delete(key);
-  };
-
-  const upgrade = (
-    request: Request,
-    server: Server<EdgeSocketData>,
-    context: Partial<UpgradeContext> = {},
-  ): Response | undefined => {
-    if (request.method !== 'GET') {
-      counters.refusedMethod++;
-      return refusal(405, 'InvalidRequest', 'subscribeRepos is a WebSocket: use GET', { allow: 'GET' });
-    }
-    if (request.headers.get('upgrade')?.toLowerCase() !== 'websocket') {
-      counters.refusedNotUpgrade++;
-      return refusal(426, 'InvalidRequest', 'subscribeRepos needs a WebSocket upgrade', {
-        upgrade: 'websocket',
-        connection: 'Upgrade',
-      });
-    }
-    const param = parseCursorParam(new URL(request.url).searchParams);
-    if (!param.ok) {
-      counters.refusedCursor++;
-      return refusal(400, 'InvalidRequest', param.message);
-    }
-    const retry = { 'retry-after': String(limits.retryAfterSeconds) };
-    if (closing) return refusal(503, 'NotAvailable', 'the relay is shutting down', retry);
-    if (admitted >= limits.maxConsumers) {
-      counters.refusedTotalLimit++;
-      return refusal(429, 'RateLimitExceeded', 'the relay has as many consumers as it takes', retry);
-    }
-    const remoteAddress = context.remoteAddress ?? server.requestIP(request)?.address ?? '';
-    const key = addressKey(remoteAddress);
-    const fromHere = perAddress.get(key) ?? 0;
-    if (fromHere >= limits.maxConsumersPerAddress && !isLoopback(remoteAddress)) {
-      counters.refusedAddressLimit++;
-      return refusal(429, 'RateLimitExceeded', 'too many consumers from this address', retry);
-    }
-    const data: FirehoseSocketData = {
-      handlers: websocket,
-      cursor: param.cursor,
-      remoteAddress,
-      addressKey: key,
-      userAgent: (request.headers.get('user-agent') ?? '').slice(0, MAX_USER_AGENT_CHARACTERS),
-      consumer: null,
-    };
-    admitted++;
-    perAddress.set(key, fromHere + 1);
-    if (server.upgrade(request, { data, headers: { ...context.headers } })) return undefined;
-    release(key);
-    counters.refusedNotUpgrade++;
-    return refusal(400, 'InvalidRequest', 'not a valid WebSocket upgrade');
-  };
-
-  const own = (socket: unknown) => socket as ServerWebSocket<FirehoseSocketData>;
-
-  const websocket: Edge['websocket'] = {
-    open(opened) {
-      const socket = own(opened);
-      const consumer = new Consumer(++lastId, socket, 0, clock());
-      socket.data.consumer = consumer;
-      consumers.add(consumer);
-      counters.consumersOpened++;
-      maintenanceTimer ??= timers.setTimeout(maintain, limits.maintenanceIntervalMs);
-      if (closing) goodbye(consumer, 1001, 'the relay is shutting down');
-      else start(consumer, socket.data.cursor);
-    },
-    message(socket) {
-      counters.clientMessages++;
-      own(socket).data.consumer?.alive(clock());
-    },
-    drain(socket) {
-      const consumer = own(socket).data.consumer;
-      if (consumer === null) return;
-      counters.drains++;
-      consumer.alive(clock());
-      if (consumer.mode !== 'blocked') return;
-      consumer.queuedBytes = consumer.socket.getBufferedAmount();
-      // Half empty is enough to go on; a socket that is still full drains again.
-      if (consumer.queuedBytes < limits.maxQueuedBytes / 2) standInLine(consumer);
-    },
-    pong(socket) {
-      own(socket).data.consumer?.alive(clock());
-    },
-    close(socket) {
-      const { data } = own(socket);
-      release(data.addressKey);
-      const consumer = data.consumer;
-      if (consumer === null) return;
-      detach(consumer);
-      consumers.delete(consumer);
-      counters.consumersClosed++;
-    },
-  };
-
   return {
-    upgrade,
-    websocket,
+    upgrade(request, server, context = {}) {
+      const refused = consumers.checkRequest(request, 'subscribeRepos', refusal);
+      if (refused !== null) return refused;
+      const param = parseCursorParam(new URL(request.url).searchParams);
+      if (!param.ok) {
+        counters.refusedCursor++;
+        return refusal(400, 'InvalidRequest', param.message);
+      }
+      const { cursor } = param;
+      return consumers.admit(request, server, context, {
+        ask: cursor,
+        requestedCursor: cursor,
+        refuse: refusal,
+      });
+    },
+    websocket: consumers.websocket,
     get counters() {
       counters.liveConsumers = live.length;
-      counters.laggingConsumers = consumers.size - live.length;
+      counters.laggingConsumers = consumers.all.size - live.length;
       return counters;
     },
     consumers: () =>
-      Array.from(consumers, (consumer): ConsumerView => {
-        const { data } = consumer.socket;
+      Array.from(consumers.all, (consumer): ConsumerView => {
         const seq = consumer.liveIndex >= 0 ? liveSeq : consumer.seq;
-        return {
-          id: consumer.id,
-          remoteAddress: data.remoteAddress,
-          userAgent: data.userAgent,
-          requestedCursor: data.cursor,
-          seq,
-          behind: Math.max(0, log.lastSeq - seq),
-          mode: consumer.mode,
-          eventsSent: consumer.eventsSent,
-          bytesSent: consumer.bytesSent,
-          queuedBytes: consumer.socket.readyState === 1 ? consumer.socket.getBufferedAmount() : 0,
-          connectedAtMs: consumer.connectedAtMs,
-          lastProgressAtMs: consumer.aliveAtMs,
-        };
+        return consumers.view(consumer, seq, log.lastSeq, 'firehose');
       }),
-    async close() {
-      if (closing) return;
-      closing = true;
-      unsubscribe();
-      flushLive();
-      if (maintenanceTimer !== null) timers.clearTimeout(maintenanceTimer);
-      // Sockets that still hold something in our memory may empty it first; the rest is in the log.
-      for (const consumer of consumers) detach(consumer);
-      const deadlineMs = clock() + limits.closeGraceMs;
-      while (consumers.size > 0) {
-        for (const { socket } of [...consumers]) {
-          if (socket.getBufferedAmount() === 0 || clock() >= deadlineMs) {
-            socket.close(1001, 'the relay is shutting down');
-          }
-        }
-        if (consumers.size > 0) {
-          await new Promise<void>((resolve) => void timers.setTimeout(resolve, limits.flushIntervalMs));
-        }
-      }
-    },
+    close: consumers.close,
   };
 };
