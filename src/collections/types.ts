@@ -1,12 +1,14 @@
 /** What one commit says about the collections of its repo, from its own blocks alone. */
 export interface CollectionChanges {
   readonly did: string;
-  /** Collections that have at least one record after the commit (something was created or updated there). */
+  /** Collections that have at least one record after the commit (created, updated, or left by deletes). */
   readonly present: readonly string[];
   /** Collections whose last record is gone: proven by the commit's blocks. */
   readonly removed: readonly string[];
   /** Collections in which something was deleted and the blocks do not prove either: to be checked. */
   readonly unproven: readonly string[];
+  /** The ops may not be all that changed (tooBig, rebase): the whole repo is to be checked. */
+  readonly incomplete?: true;
 }
 
 /** Why a repo is to be looked at through describeRepo. */
