@@ -73,3 +73,76 @@ export interface CheckAnswer {
   readonly did: string;
   readonly collections: readonly string[];
 }
+
+/** A repo that is to be looked at, as the index keeps it. */
+export interface ScheduledCheck {
+  readonly did: string;
+  readonly reason: CheckReason;
+  /** Failures so far. */
+  readonly attempts: number;
+}
+
+/** Why a check got no answer: a closed list, for counters and pages. */
+export const CHECK_FAILURES = [
+  'unresolved', // the account's PDS is not known right now
+  'no_pds', // its identity names no usable PDS
+  'unreachable', // DNS, TCP, TLS, HTTP
+  'timeout',
+  'forbidden_address',
+  'too_large',
+  'rate_limited', // told to come again later
+  'server_error', // 5xx
+  'refused', // 4xx that says nothing of the repo
+  'bad_answer', // 200, but not what the lexicon says, or of another repo
+] as const;
+export type CheckFailure = (typeof CHECK_FAILURES)[number];
+
+/** How a check ended. */
+export type CheckOutcome =
+  /** These and no others. Sorted, unique, valid NSIDs; may be empty. */
+  | { readonly kind: 'collections'; readonly collections: readonly string[] }
+  /** Its own PDS says that there is no such repo (deleted), or that it is not active. */
+  | {
+      readonly kind: 'gone';
+      readonly reason: Exclude<HiddenReason, 'pds_gone'>;
+    }
+  /** Not asked, or told to come again: the same check, due later; counts as no attempt. */
+  | { readonly kind: 'later'; readonly atMs: number }
+  /** `retryAtMs` null: given up; it stays counted as not checked until something schedules it anew. */
+  | { readonly kind: 'failed'; readonly why: CheckFailure; readonly retryAtMs: number | null };
+
+/**
+ * Where the index keeps the checks. At most one per repo. Each answer may come from the index's own thread.
+ *
+ * beginCheck is called right before each request of a check is sent. From then until applyCheck the index watches
+ * the repo: when it reads an event of it meanwhile, an answer 'collections' or 'gone' is void (it may be older than
+ * the event), changes nothing, and the repo is scheduled anew as touched_while_checked. What is begun is not
+ * remembered over a restart: then the check is still scheduled.
+ */
+export interface CheckStore {
+  /** Due at `nowMs`, the longest due first; none that was begun and not ended. At most `limit`. */
+  nextChecks(nowMs: number, limit: number): Promise<readonly ScheduledCheck[]> | readonly ScheduledCheck[];
+  beginCheck(did: string): Promise<void> | void;
+  /** Ends the check. 'touched': the answer was void. */
+  applyCheck(did: string, outcome: CheckOutcome): Promise<'applied' | 'touched'> | 'applied' | 'touched';
+}
+
+/** What the pages and metrics show of the index. */
+export interface CollectionsStatus {
+  /** seq up to which the index reflects the log. */
+  readonly position: number;
+  /** Newest durable seq. */
+  readonly lastSeq: number;
+  /** Log time of the newest durable record minus that of the last one indexed; 0 = none behind. */
+  readonly lagMs: number;
+  /** (repo, collection) pairs held, hidden repos' included. */
+  readonly rows: number;
+  readonly repos: number;
+  readonly hiddenRepos: Readonly<Partial<Record<HiddenReason, number>>>;
+  readonly collections: number;
+  /** Scheduled checks by reason, and those given up by failure. */
+  readonly checks: Readonly<Partial<Record<CheckReason, number>>>;
+  readonly givenUp: Readonly<Partial<Record<CheckFailure, number>>>;
+  /** '' = well; otherwise why it does not go on, in words. */
+  readonly problem: string;
+}
