@@ -36,8 +36,27 @@ export class DatabaseInUseError extends Error {}
 /** The session was lost; whether the work was done is not known. */
 export class ConnectionLostError extends Error {}
 
-/** 'weir' in ASCII, and the number of the lock among ours. Advisory locks are per database. */
-const WRITER_LOCK = [0x77656972, 1] as const;
+/** An advisory lock, which is per database and ends with the session that holds it. */
+export interface SessionLock {
+  /** 'weir' in ASCII, and the number of the lock among ours. */
+  readonly key: readonly [number, number];
+  /** What whoever does not get it is told. */
+  readonly taken: string;
+}
+
+/** The right to write the tables of the state. */
+export const WRITER_LOCK: SessionLock = {
+  key: [0x77656972, 1],
+  taken:
+    'Another weir is writing to this database. Stop it, or give this one its own database (DATABASE_URL).',
+};
+/** Held by a transaction that appends accounts, see `accountsAppendId` of the schema. */
+export const APPEND_LOCK_KEY = [0x77656972, 3] as const;
+/** The right to work on a backfill, beside a relay that writes its state. */
+export const BACKFILL_LOCK: SessionLock = {
+  key: [0x77656972, 2],
+  taken: 'A backfill is already running on this database. See `bun run backfill --status`.',
+};
 const LOCK_POLL_MS = 100;
 const CONNECT_TIMEOUT_S = 10;
 /** A query over this is taken for a dead connection. Migrations and repairs have their own. */
@@ -187,7 +206,12 @@ interface OpenSession extends Session {
 }
 
 /** The one session that may write: it holds an advisory lock of the database as long as it lives. */
-export const createWriter = (address: DatabaseAddress, log: StateLog, lockWaitMs: number): Writer => {
+export const createWriter = (
+  address: DatabaseAddress,
+  log: StateLog,
+  lockWaitMs: number,
+  lock: SessionLock = WRITER_LOCK,
+): Writer => {
   let session: OpenSession | null = null;
   let last: Promise<unknown> = Promise.resolve();
   let closed = false;
@@ -197,7 +221,7 @@ export const createWriter = (address: DatabaseAddress, log: StateLog, lockWaitMs
     if (closed) throw new ConnectionLostError('the state is closed');
     if (session === null || !session.isAlive()) {
       session = null;
-      session = await openSession(address, lockWaitMs);
+      session = await openSession(address, lockWaitMs, lock);
       if (stats.sessions++ > 0) log('info', 'connected to PostgreSQL again');
     }
     const mine = session;
@@ -229,7 +253,11 @@ export const createWriter = (address: DatabaseAddress, log: StateLog, lockWaitMs
   };
 };
 
-const openSession = async (address: DatabaseAddress, lockWaitMs: number): Promise<OpenSession> => {
+const openSession = async (
+  address: DatabaseAddress,
+  lockWaitMs: number,
+  lock: SessionLock,
+): Promise<OpenSession> => {
   let alive = true;
   const client = createClient(address, 1, () => {
     alive = false;
@@ -244,7 +272,7 @@ const openSession = async (address: DatabaseAddress, lockWaitMs: number): Promis
       const deadline = rejectAfter(READ_DEADLINE_MS);
       const answer = await Promise.race([
         client.unsafe<{ pid: number; locked: boolean }[]>(
-          `select pg_backend_pid() as pid, pg_try_advisory_lock(${WRITER_LOCK.join(', ')}) as locked`,
+          `select pg_backend_pid() as pid, pg_try_advisory_lock(${lock.key.join(', ')}) as locked`,
         ),
         deadline.promise,
       ]).finally(deadline.cancel);
@@ -268,10 +296,7 @@ const openSession = async (address: DatabaseAddress, lockWaitMs: number): Promis
             await client.end({ timeout: graceS });
           },
         };
-      if (performance.now() - startedAt >= lockWaitMs)
-        throw new DatabaseInUseError(
-          'Another weir is writing to this database. Stop it, or give this one its own database (DATABASE_URL).',
-        );
+      if (performance.now() - startedAt >= lockWaitMs) throw new DatabaseInUseError(lock.taken);
       await Bun.sleep(LOCK_POLL_MS);
     }
   } catch (error) {

@@ -2,7 +2,7 @@
  * One flush: everything that changed up to a log position, in one transaction of set-based statements.
  */
 
-import { ConnectionLostError, type Param, type Session } from './connections.ts';
+import { APPEND_LOCK_KEY, ConnectionLostError, type Param, type Session } from './connections.ts';
 import { booleanArray, bytesArray, integerArray, numberArray, storableText, textArray } from './literals.ts';
 import { keyTypeNumber } from './rows.ts';
 import type { AccountRow, Flush, GapRow, HostRow, RejectionRow } from './types.ts';
@@ -46,6 +46,7 @@ export const applyFlush = async (session: Session, flush: Flush): Promise<FlushR
   // weir forgets what it has stored: a server that dies alone, with weir living on, must not have lost it.
   await session.query('set local synchronous_commit = on');
   let written = 0;
+  if (accounts.length > 0) await session.query('select pg_advisory_xact_lock($1, $2)', [...APPEND_LOCK_KEY]);
   for (const rows of chunks(accounts))
     written += (await session.query(UPSERT_ACCOUNTS, accountParams(rows))).count;
   for (const rows of chunks(hosts)) await session.query(UPSERT_HOSTS, hostParams(rows));

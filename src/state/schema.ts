@@ -20,6 +20,7 @@ import {
   pgTable,
   smallint,
   text,
+  unique,
 } from 'drizzle-orm/pg-core';
 
 const bytes = customType<{ data: Uint8Array; driverData: Uint8Array }>({ dataType: () => 'bytea' });
@@ -28,10 +29,11 @@ const orderedText = customType<{ data: string }>({ dataType: () => 'text COLLATE
 const number = () => bigint({ mode: 'number' });
 
 /**
- * Gives the place of a repo in listRepos. The cache spares a WAL record per number; the numbers lost with a session
- * leave gaps, which do not matter: only the order does, and there is one writer.
+ * Gives the place of a repo in listRepos. Numbers lost with a transaction leave gaps, which do not matter: only the
+ * order does, and that nothing appears behind a cursor. So no session keeps numbers for later (cache 1), and whoever
+ * takes numbers holds APPEND_LOCK until they are committed: the relay's flush and the backfill's listings.
  */
-export const accountsAppendId = pgSequence('accounts_append_id', { cache: 64 });
+export const accountsAppendId = pgSequence('accounts_append_id', { cache: 1 });
 
 export const accounts = pgTable(
   'accounts',
@@ -51,6 +53,12 @@ export const accounts = pgTable(
     handle: text(),
     ownStatus: text(),
     upstreamStatus: text(),
+    /**
+     * What a host's listRepos told of a repo of which no commit was seen yet: shown, and never compared with a
+     * commit's, since nothing of it was verified or passed on.
+     */
+    listedRev: orderedText(),
+    listedCommit: bytes(),
   },
   (table) => [
     index('accounts_host_id_idx').on(table.hostId),
@@ -121,3 +129,61 @@ export const domainBans = pgTable('domain_bans', {
   createdAtMs: number().notNull(),
   domain: text().primaryKey(),
 });
+
+/** Runs of the backfill (src/backfill), which alone writes this table and the two below. */
+export const backfillRuns = pgTable('backfill_runs', {
+  runId: bigserial({ mode: 'number' }).primaryKey(),
+  createdAtMs: number().notNull(),
+  updatedAtMs: number().notNull(),
+  finishedAtMs: number(),
+  /** False until its sources stand in the table of sources. */
+  planned: boolean().notNull(),
+  /** What was asked for, as JSON. */
+  spec: text().notNull(),
+  startedBy: text().notNull(),
+  state: text().notNull(),
+  /** What the operator wants: any process may write it, the one that works on the run obeys. */
+  wanted: text().notNull(),
+  /** Totals of what is stored, as JSON. */
+  counters: text().notNull(),
+});
+
+/** What a run reads page by page, with the cursor up to which the index has what was read. */
+export const backfillSources = pgTable(
+  'backfill_sources',
+  {
+    sourceId: bigserial({ mode: 'number' }).primaryKey(),
+    runId: number().notNull(),
+    done: number().notNull(),
+    total: number(),
+    pages: number().notNull(),
+    retryAtMs: number().notNull(),
+    attempts: integer().notNull(),
+    name: orderedText().notNull(),
+    groupName: text().notNull(),
+    state: text().notNull(),
+    cursor: text(),
+    reason: text(),
+    detail: text().notNull(),
+  },
+  (table) => [unique('backfill_sources_name_key').on(table.runId, table.name)],
+);
+
+/** Repos that a run is to read by themselves, and those it has given up. */
+export const backfillRepos = pgTable(
+  'backfill_repos',
+  {
+    queueId: bigserial({ mode: 'number' }).primaryKey(),
+    runId: number().notNull(),
+    retryAtMs: number().notNull(),
+    attempts: integer().notNull(),
+    givenUp: boolean().notNull(),
+    did: orderedText().notNull(),
+    reason: text(),
+    detail: text().notNull(),
+  },
+  (table) => [
+    unique('backfill_repos_did_key').on(table.runId, table.did),
+    index('backfill_repos_due_idx').on(table.runId, table.givenUp, table.retryAtMs, table.queueId),
+  ],
+);

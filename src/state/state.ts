@@ -228,7 +228,8 @@ export const openState = async (options: OpenStateOptions): Promise<DatabaseStat
 const ACCOUNTS_BY_DID = 'select * from accounts where did = any($1::text[])';
 
 const LIST_REPOS =
-  'select append_id, did, commit_digest, rev, own_status, upstream_status from accounts ' +
+  'select append_id, did, coalesce(commit_digest, listed_commit) as commit_digest, ' +
+  'coalesce(rev, listed_rev) as rev, own_status, upstream_status from accounts ' +
   'where append_id > $1 order by append_id limit $2';
 
 /** Deleted accounts leave the count of their host. */

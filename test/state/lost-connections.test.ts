@@ -17,7 +17,8 @@ beforeAll(async () => {
 afterAll(() => temporary.drop());
 
 const writerPid = async (): Promise<number> => {
-  const rows = await temporary.sql`select pid from pg_locks where locktype = 'advisory' and granted
+  const rows =
+    await temporary.sql`select pid from pg_locks where locktype = 'advisory' and granted and objid = 1
     and database = (select oid from pg_database where datname = current_database())`;
   expect(rows.length).toBe(1);
   return rows[0]!.pid as number;
