@@ -101,7 +101,10 @@ export type CheckFailure = (typeof CHECK_FAILURES)[number];
 export type CheckOutcome =
   /** These and no others. Sorted, unique, valid NSIDs; may be empty. */
   | { readonly kind: 'collections'; readonly collections: readonly string[] }
-  /** Its own PDS says that there is no such repo (deleted), or that it is not active. */
+  /**
+   * Its own PDS says that there is no such repo (deleted), or that it is not active: hidden for that reason, until
+   * an event of the repo in the log says otherwise (a relay passes commits of active accounts only).
+   */
   | {
       readonly kind: 'gone';
       readonly reason: Exclude<HiddenReason, 'pds_gone'>;
