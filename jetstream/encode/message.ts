@@ -103,7 +103,8 @@ const own = (event: JetstreamEvent): LocatedEvent => {
 };
 
 /**
- * The event as version 1 has it, in memory of its own. null: version 1 does not have this kind (#sync), or the op's
+ * The event as version 1 has it, in memory of its own, which is for reading alone: the event keeps it, and takes the
+ * record's JSON from it when it is encoded again. null: version 1 does not have this kind (#sync), or the op's
  * record is missing or undecodable.
  */
 export function encodeV1(event: JetstreamEvent): Uint8Array | null {
@@ -133,7 +134,7 @@ export function encodeV1(event: JetstreamEvent): Uint8Array | null {
   return finish(located);
 }
 
-/** The event as version 2 has it, in memory of its own. null: the op's record is missing or undecodable. */
+/** The event as version 2 has it; as with `encodeV1`. null: the op's record is missing or undecodable. */
 export function encodeV2(event: JetstreamEvent): Uint8Array | null {
   const located = own(event);
   const { kind, did, seq } = located;

@@ -8,10 +8,11 @@ let lastText = '';
  * number. `timeUs`: 0…2^53−1.
  */
 export function timeText(timeUs: number): string {
-  const second = Math.floor(timeUs / 1_000_000);
+  const micros = timeUs % 1_000_000;
+  const second = (timeUs - micros) / 1_000_000;
   if (second !== lastSecond) {
     lastSecond = second;
     lastText = new Date(second * 1000).toISOString().slice(0, -4);
   }
-  return `${lastText}${String(1_000_000 + timeUs - second * 1_000_000).slice(1)}Z`;
+  return `${lastText}${String(1_000_000 + micros).slice(1)}Z`;
 }
