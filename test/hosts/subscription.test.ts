@@ -9,6 +9,7 @@ import {
 } from '../../src/hosts/subscription.ts';
 import type { CloseOutcome, SubscribeOptions, Subscription } from '../../src/hosts/types.ts';
 import { createGuardedLookup } from '../../src/network/lookup.ts';
+import { CERTIFIED_NAME, certificate, certificateKey } from '../network/certificate.ts';
 
 type Socket = ServerWebSocket<string>;
 
@@ -19,10 +20,16 @@ afterAll(async () => {
   for (const listener of listeners) listener.close();
 });
 
-const serve = (onOpen: (socket: Socket, request: Request) => void, headers: Record<string, string> = {}) => {
+const serve = (
+  onOpen: (socket: Socket, request: Request) => void,
+  headers: Record<string, string> = {},
+  tls?: { cert: string; key: string },
+) => {
   let last: Request | null = null;
   const server = Bun.serve<string>({
+    hostname: '127.0.0.1',
     port: 0,
+    ...(tls === undefined ? {} : { tls }),
     fetch(request, self) {
       last = request;
       return self.upgrade(request, { data: '', headers }) ? undefined : new Response('no', { status: 404 });
@@ -147,7 +154,7 @@ describe('a subscription', () => {
     await received(200);
     expect(numbers(frames)).toEqual(Array.from({ length: 200 }, (_, n) => n));
     expect(log.slice(0, 2)).toEqual(['opened', 'text']);
-    expect(frames.every((frame) => frame.byteLength === frame.buffer.byteLength)).toBe(true);
+    expect(frames.every((frame) => frame.buffer.byteLength <= 2 * frame.byteLength)).toBe(true);
     subscription.end({ kind: 'stopped' });
   });
 
@@ -238,6 +245,89 @@ describe('a subscription', () => {
       expect((await closed).kind).toBe('forbidden_address');
       expect(log).toEqual(['closed']);
     }
+  });
+
+  test('tries the next address of a host when one refuses', async () => {
+    const { port } = serve(() => {});
+    const lookup = createGuardedLookup({
+      allowPrivateAddresses: true,
+      resolve: async () => [
+        { address: '127.0.0.2', family: 4 },
+        { address: '127.0.0.3', family: 4 },
+        { address: '127.0.0.1', family: 4 },
+      ],
+    });
+    const subscribeAt = createSubscribe({ lookupFor: () => lookup });
+    const { opened, subscription } = follow(port, { hostname: `three.test:${port}` }, subscribeAt);
+    await opened;
+    subscription.end({ kind: 'stopped' });
+    const gone = await listen(() => {});
+    const listener = listeners.pop()!;
+    await new Promise((resolve) => listener.close(resolve));
+    const all = follow(gone, { hostname: `three.test:${gone}` }, subscribeAt);
+    expect((await all.closed).kind).toBe('unreachable');
+    expect(all.log).toEqual(['closed']);
+  });
+
+  test('over TLS wants a certificate that is trusted and of the name', async () => {
+    const { port } = serve(
+      (socket) => sendMany(socket, 300, 20_000),
+      {},
+      {
+        cert: certificate,
+        key: certificateKey,
+      },
+    );
+    const lookup = createGuardedLookup({
+      allowPrivateAddresses: true,
+      resolve: async () => [{ address: '127.0.0.1', family: 4 }],
+    });
+    const trusting = createSubscribe({ lookupFor: () => lookup, ca: certificate });
+    const distrusting = createSubscribe({ lookupFor: () => lookup });
+    const named = { hostname: `${CERTIFIED_NAME}:${port}`, secure: true, handshakeTimeoutMs: 5_000 };
+
+    const good = follow(port, named, trusting);
+    await good.opened;
+    good.subscription.pause();
+    await Bun.sleep(20);
+    good.subscription.resume();
+    await good.received(300);
+    expect(numbers(good.frames)).toEqual(Array.from({ length: 300 }, (_, n) => n));
+    good.subscription.end({ kind: 'stopped' });
+
+    for (const [over, using] of [
+      [{ ...named, hostname: `other.weir-test.net:${port}` }, trusting],
+      [named, distrusting],
+    ] as const) {
+      const bad = follow(port, over, using);
+      expect(await bad.closed).toMatchObject({
+        kind: 'unreachable',
+        detail: expect.stringContaining('TLS: '),
+      });
+      expect(bad.log).toEqual(['closed']);
+    }
+    const notTls = serve(() => {});
+    expect(
+      (await follow(0, { ...named, hostname: `${CERTIFIED_NAME}:${notTls.port}` }, trusting).closed).kind,
+    ).toBe('unreachable');
+  });
+
+  test('answers pings with their payload', async () => {
+    const { promise, resolve } = Promise.withResolvers<string>();
+    const server = Bun.serve<string>({
+      hostname: '127.0.0.1',
+      port: 0,
+      fetch: (request, self) => (self.upgrade(request, { data: '' }) ? undefined : new Response('')),
+      websocket: {
+        open: (socket) => void socket.ping('are you there?'),
+        pong: (_socket, payload) => resolve(String(payload)),
+        message() {},
+      },
+    });
+    servers.push(server);
+    const { subscription } = follow(server.port!);
+    expect(await promise).toBe('are you there?');
+    subscription.end({ kind: 'stopped' });
   });
 
   test('can be ended while it is connecting, and then says nothing more', async () => {
