@@ -6,8 +6,10 @@
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { cors } from 'hono/cors';
+import type { CollectionReader } from '../collections/types.ts';
 import { addAdminRoutes } from './admin.ts';
 import { adminAuth } from './admin-auth.ts';
+import { addCollectionRoutes } from './collections.ts';
 import { addPages } from './pages/routes.ts';
 import { createRateLimiter } from './rate-limit.ts';
 import type { RequestEnvironment } from './server.ts';
@@ -26,6 +28,8 @@ export interface ApiOptions {
   readonly state: Pick<ApiState, 'listRepos'>;
   readonly accounts: Accounts;
   readonly pages: Pages;
+  /** Reads of the collection index; absent: its routes answer MethodNotImplemented. */
+  readonly collections?: CollectionReader;
   /** All consumers of all edges. */
   readonly consumers: () => readonly ConsumerView[];
   /** The problems right now, in words; none = healthy. See createHealth. */
@@ -96,6 +100,8 @@ export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
     accounts: options.accounts,
     crawlLimiter: createRateLimiter({ ...CRAWL_REQUESTS, maxKeys: MAX_LIMITED_ADDRESSES, clock }),
   });
+
+  if (options.collections !== undefined) addCollectionRoutes(app, options.collections);
 
   app.use(
     '/admin/*',

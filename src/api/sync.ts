@@ -1,5 +1,5 @@
 /**
- * The public com.atproto.sync.* routes, but for subscribeRepos (an edge) and listReposByCollection.
+ * The public com.atproto.sync.* routes, but for subscribeRepos (an edge) and listReposByCollection (collections.ts).
  * Source: the lexicons of the same names. Cursors are the id of a page's last row: rows are only ever appended,
  * so a cursor stays good for months, and a page is never empty while more follow.
  */

@@ -1,4 +1,6 @@
 import type { Server, ServerWebSocket } from 'bun';
+import type { BackfillStatus } from '../backfill/types.ts';
+import type { CollectionsStatus } from '../collections/types.ts';
 import type { HostView, Roster } from '../hosts/types.ts';
 import type { AccountRow, GapRow, RejectionRow, State } from '../state/types.ts';
 
@@ -104,6 +106,15 @@ export interface Pages {
   hosts(): readonly HostView[];
   host(hostname: string): Promise<HostPage | null>;
   account(did: string): Promise<AccountPage | null>;
+  /** Absent: this relay keeps no collection index. */
+  readonly collections?: () => Promise<CollectionsPage>;
+}
+
+/** What the page of the collection index shows. */
+export interface CollectionsPage {
+  readonly status: CollectionsStatus;
+  /** The last run; null: there was none. */
+  readonly backfill: BackfillStatus | null;
 }
 
 /** The parts of the state that the API reads. */

@@ -1,6 +1,8 @@
 import { createApi } from '../../src/api/api.ts';
 import { createPages } from '../../src/api/pages/create-pages.ts';
 import type { ConsumerView } from '../../src/api/types.ts';
+import type { BackfillStatus } from '../../src/backfill/types.ts';
+import type { CollectionReader, CollectionsStatus } from '../../src/collections/types.ts';
 import type { CrawlResult, HostView } from '../../src/hosts/types.ts';
 import type { AccountRow, GapRow, HostRow, ListedRepo, RejectionRow } from '../../src/state/types.ts';
 
@@ -72,9 +74,13 @@ export const startApi = (
     adminPasswords?: string[];
     lookup?: (did: string) => Promise<AccountRow | null>;
     clock?: () => number;
+    collections?: CollectionReader;
+    collectionsStatus?: CollectionsStatus;
+    backfill?: BackfillStatus | null;
   } = {},
 ) => {
   const hosts = world.hosts ?? [];
+  const { collectionsStatus } = world;
   const banned = new Set<string>();
   const errors: unknown[] = [];
   const roster = {
@@ -118,7 +124,16 @@ export const startApi = (
     roster,
     state,
     accounts,
-    pages: createPages({ roster, state, accounts, log: { lastSeq: 1234, oldestSeq: 12 }, consumers }),
+    pages: createPages({
+      roster,
+      state,
+      accounts,
+      log: { lastSeq: 1234, oldestSeq: 12 },
+      consumers,
+      ...(collectionsStatus === undefined ? {} : { collections: () => collectionsStatus }),
+      backfill: async () => world.backfill ?? null,
+    }),
+    ...(world.collections === undefined ? {} : { collections: world.collections }),
     consumers,
     health: () => world.problems ?? [],
     adminPasswords: world.adminPasswords ?? [],

@@ -1,3 +1,5 @@
+import type { BackfillStatus } from '../../backfill/types.ts';
+import type { CollectionsStatus } from '../../collections/types.ts';
 import type { LogReader } from '../../log/types.ts';
 import type { Accounts, ApiRoster, ApiState, ConsumerView, Pages } from '../types.ts';
 
@@ -14,10 +16,14 @@ export const createPages = (rooms: {
   readonly accounts: Accounts;
   readonly log: Pick<LogReader, 'lastSeq' | 'oldestSeq'>;
   readonly consumers: () => readonly ConsumerView[];
+  /** Absent: this relay keeps no collection index. */
+  readonly collections?: () => CollectionsStatus | Promise<CollectionsStatus>;
+  readonly backfill?: () => Promise<BackfillStatus | null>;
   /** ms. */
   readonly clock?: () => number;
 }): Pages => {
   const { roster, state, accounts, log } = rooms;
+  const { collections } = rooms;
   const clock = rooms.clock ?? Date.now;
   let counted: { readonly atMs: number; readonly count: Promise<number> } | null = null;
 
@@ -63,5 +69,13 @@ export const createPages = (rooms: {
       const { active, status } = accounts.effective(row);
       return { row, active, status: status ?? null, host: roster.getById(row.hostId), rejections };
     },
+    ...(collections === undefined
+      ? {}
+      : {
+          async collections() {
+            const [status, backfill] = await Promise.all([collections(), rooms.backfill?.() ?? null]);
+            return { status, backfill };
+          },
+        }),
   };
 };

@@ -13,6 +13,7 @@ import { didSchema, hostnameSchema } from '../params.ts';
 import type { AccountPage, HostPage, Pages, Summary } from '../types.ts';
 import { VERSION } from '../version.ts';
 import { xrpcError } from '../xrpc-error.ts';
+import { collectionsPage } from './collections-page.ts';
 import { isNearLimit, rejectionCount, SORTS, type Sort, sortHosts, statusOf } from './host-order.ts';
 import { ago, type Html, number, page, when } from './html.ts';
 
@@ -97,7 +98,7 @@ ${rejections.map(
 <td class="number">${row.upstreamSeq}</td><td><code>${row.rev}</code></td></tr>`,
 )}</table></div>`;
 
-const frontPage = (summary: Summary, origin: string): Html => html`
+const frontPage = (summary: Summary, origin: string, hasCollections: boolean): Html => html`
 <p>An AT Protocol relay: it follows every host it knows, verifies what they send, orders and keeps it, and serves it
 as one stream. Version ${VERSION}.</p>
 <table>
@@ -116,7 +117,13 @@ as one stream. Version ${VERSION}.</p>
 <code>getHostStatus</code>, <code>requestCrawl</code></li>
 <li><a href="/xrpc/com.atproto.sync.listRepos"><code>com.atproto.sync.listRepos</code></a>,
 <code>getRepoStatus</code>, <code>getLatestCommit</code>, <code>getRepo</code></li>
-<li><a href="/_health"><code>/_health</code></a></li>
+${
+  hasCollections
+    ? html`<li><code>com.atproto.sync.listReposByCollection</code>, <a href="/v1/listCollections"><code>/v1/listCollections</code></a>,
+<a href="/collections"><code>/collections</code></a>: how the index of collections stands</li>
+`
+    : ''
+}<li><a href="/_health"><code>/_health</code></a></li>
 <li><a href="/hosts"><code>/hosts</code></a>, <code>/hosts/HOSTNAME</code>, <code>/accounts/DID</code>: why something
 is or is not served; as JSON with <code>?format=json</code></li>
 </ul>`;
@@ -220,7 +227,7 @@ export const addPages = (
   app.get('/', async (c) => {
     const summary = await pages.summary();
     if (wantsJson(c)) return c.json({ name: 'weir', version: VERSION, ...summary });
-    return send(c, 'weir', frontPage(summary, new URL(c.req.url).origin));
+    return send(c, 'weir', frontPage(summary, new URL(c.req.url).origin, pages.collections !== undefined));
   });
 
   app.get('/hosts', (c) => {
@@ -242,6 +249,13 @@ export const addPages = (
       return c.json({ ...hostJson(found.view), rejections: found.rejections, gaps: found.gaps });
     }
     return send(c, found.view.row.hostname, hostPage(found, clock()));
+  });
+
+  app.get('/collections', async (c) => {
+    const found = await pages.collections?.();
+    if (found === undefined) return xrpcError(c, 404, 'NotFound', 'this relay keeps no index of collections');
+    if (wantsJson(c)) return c.json(found);
+    return send(c, 'Collections', collectionsPage(found, clock()));
   });
 
   app.get('/accounts/:did', async (c) => {
