@@ -8,8 +8,15 @@ import { remoteAddressOf } from './remote-address.ts';
 import type { Edge, EdgeSocketData } from './types.ts';
 import { SERVER_HEADER } from './version.ts';
 
-/** Consumers have nothing to tell us but options; more closes the socket with 1009. */
+/** Consumers have nothing to tell us, unless their edge says otherwise; more closes the socket with 1009. */
 export const MAX_CLIENT_MESSAGE_BYTES = 64 * 1024;
+
+/**
+ * What Bun takes of one message before it closes the socket by itself, on any path: Bun has one bound for all
+ * sockets. An edge may let its consumers send this much; those of other edges are closed as soon as their message is
+ * whole.
+ */
+export const MAX_RECEIVED_MESSAGE_BYTES = 16 * 1024 * 1024;
 
 /** A backstop far above the API's own limit: Bun answers 413 by itself, with an empty body. */
 const MAX_SERVER_BODY_BYTES = 1024 * 1024;
@@ -25,7 +32,6 @@ export interface ServerOptions {
   readonly app: { fetch(request: Request, env: RequestEnvironment): Response | Promise<Response> };
   /** Path → edge. */
   readonly edges: Readonly<Record<string, Edge>>;
-  readonly maxClientMessageBytes?: number;
 }
 
 /** What the app is told beside the request. */
@@ -48,6 +54,13 @@ const decorate = (response: Response): Response => {
     response.headers.set('access-control-allow-origin', '*');
   }
   return response;
+};
+
+/** Whether a message has more bytes than that, as UTF-8 if it is text. */
+const isLonger = (message: string | Uint8Array, bytes: number): boolean => {
+  if (message.length > bytes) return true;
+  // A UTF-16 unit makes three bytes at most.
+  return typeof message === 'string' && message.length * 3 > bytes && Buffer.byteLength(message) > bytes;
 };
 
 /**
@@ -89,9 +102,13 @@ export const startServer = (options: ServerOptions): RunningServer => {
       perMessageDeflate: false,
       backpressureLimit: SOCKET_QUEUE_LIMIT_BYTES,
       closeOnBackpressureLimit: false,
-      maxPayloadLength: options.maxClientMessageBytes ?? MAX_CLIENT_MESSAGE_BYTES,
+      maxPayloadLength: MAX_RECEIVED_MESSAGE_BYTES,
       open: (socket) => socket.data.handlers.open(socket),
-      message: (socket, message) => socket.data.handlers.message(socket, message),
+      message(socket, message) {
+        const { handlers, maxMessageBytes = MAX_CLIENT_MESSAGE_BYTES } = socket.data;
+        if (isLonger(message, maxMessageBytes)) socket.close(1009, 'the message is too long');
+        else handlers.message(socket, message);
+      },
       drain: (socket) => socket.data.handlers.drain(socket),
       close: (socket, code, reason) => socket.data.handlers.close(socket, code, reason),
       pong: (socket) => socket.data.handlers.pong(socket),

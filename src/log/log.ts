@@ -646,6 +646,9 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
     seqBeforeTime: view.seqBeforeTime,
     onDurable: view.onDurable,
     setSkippedDids: view.setSkippedDids,
+    get skippedVersion() {
+      return view.skipped.version;
+    },
     retain,
     whenDurable: (seq) => {
       if (seq <= view.lastSeq) return Promise.resolve();

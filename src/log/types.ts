@@ -57,6 +57,8 @@ export interface LogReader {
   onDurable(listener: (lastSeq: number) => void): () => void;
   /** Replaces the set of DID hashes that cursors skip (taken-down accounts). Their #account events are given out all the same: they are how consumers learn of the takedown. */
   setSkippedDids(didHashes: ReadonlySet<number>): void;
+  /** Changes with each setSkippedDids: whoever keeps what cursors gave out has to forget it then. */
+  readonly skippedVersion?: number;
 }
 
 export interface LogStats {

@@ -3,7 +3,7 @@
  * may be written to. What it is sent, and from where in the log, is the edge's.
  *
  * It promises:
- * - Consumers that catch up take turns with a time budget, first come first served, so that they do not delay the
+ * - Consumers that catch up take turns, each one in each round, with a time budget, so that they do not delay the
  *   live ones.
  * - A socket that takes no more rests until it has drained, and is then given its turn again.
  * - Idle consumers are pinged; those with data under way are judged by progress. Only who falls out of the window,
@@ -37,8 +37,8 @@ export interface ConsumerHooks<C extends Consumer, Ask> {
   message?(consumer: C, message: string | Uint8Array): void;
   /** It is gone. */
   onGone?(consumer: C): void;
-  /** Before each round of turns: may put those that wait into another order. */
-  arrange?(line: C[]): void;
+  /** Before each round of turns, in which everyone has one: may put them into another order. */
+  arrange?(round: C[]): void;
   /** At the shutdown, before sockets are closed: hands out what is durable. */
   beforeClose(): void;
   /** A turn or flush threw: our own log is damaged. */
@@ -109,34 +109,37 @@ export const createConsumers = <C extends Consumer, Ask>(
   let closing = false;
 
   // --- turns ---
+  /** Who comes or comes back stands here, until all of the round have had their turn. */
   let line: C[] = [];
+  let round: C[] = [];
+  /** round[0, served) had their turn. */
+  let served = 0;
   let turnScheduled = false;
 
   const takeTurns = (): void => {
     turnScheduled = false;
     const startedMs = clock();
-    // Who stands in line when the round begins is served; who comes back goes behind them, into the next one.
-    while (line.length > 0) {
-      const round = line;
-      line = [];
-      hooks.arrange?.(round);
-      for (let index = 0; index < round.length; index++) {
-        const consumer = round[index]!;
-        consumer.waiting = false;
-        if (consumer.mode !== 'reading') continue;
-        try {
-          hooks.takeTurn(consumer);
-        } catch (error) {
-          line = round.slice(index + 1).concat(line);
-          if (line.length > 0) scheduleTurn();
-          giveUp(consumer, error);
-          return;
-        }
-        if (clock() - startedMs >= limits.replayBudgetMs) {
-          line = round.slice(index + 1).concat(line);
-          if (line.length > 0) scheduleTurn();
-          return;
-        }
+    for (;;) {
+      if (served === round.length) {
+        round = line;
+        line = [];
+        served = 0;
+        if (round.length === 0) return;
+        hooks.arrange?.(round);
+      }
+      const consumer = round[served++]!;
+      consumer.waiting = false;
+      if (consumer.mode !== 'reading') continue;
+      try {
+        hooks.takeTurn(consumer);
+      } catch (error) {
+        scheduleTurn();
+        giveUp(consumer, error);
+        return;
+      }
+      if (clock() - startedMs >= limits.replayBudgetMs) {
+        scheduleTurn();
+        return;
       }
     }
   };

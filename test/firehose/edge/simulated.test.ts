@@ -9,120 +9,10 @@ import { createFirehoseEdge } from '../../../src/firehose/edge/edge.ts';
 import type { EdgeLimits } from '../../../src/firehose/edge/types.ts';
 import { createFakeLog } from './fake-log.ts';
 import { decodeFrame, PATH, range } from './harness.ts';
+import { createTime, SimulatedSocket } from './simulation.ts';
 
-const createTime = () => {
-  let nowMs = 1_000_000;
-  let lastTimer = 0;
-  let immediates: (() => void)[] = [];
-  const timers = new Map<number, { readonly atMs: number; readonly run: () => void }>();
-
-  /** Runs what is due now. Fails when there is no end to it. */
-  const settle = (): number => {
-    let rounds = 0;
-    while (immediates.length > 0) {
-      if (++rounds > 2000) throw new Error('the edge spins');
-      const due = immediates;
-      immediates = [];
-      for (const run of due) run();
-    }
-    return rounds;
-  };
-
-  return {
-    clock: () => nowMs,
-    timers: {
-      setTimeout(run: () => void, delayMs: number) {
-        timers.set(++lastTimer, { atMs: nowMs + delayMs, run });
-        return lastTimer;
-      },
-      clearTimeout: (handle: unknown) => void timers.delete(handle as number),
-      setImmediate: (run: () => void) => void immediates.push(run),
-    },
-    settle,
-    advance(ms: number) {
-      settle();
-      const untilMs = nowMs + ms;
-      for (;;) {
-        const next = [...timers]
-          .filter(([, timer]) => timer.atMs <= untilMs)
-          .sort((a, b) => a[1].atMs - b[1].atMs)[0];
-        if (next === undefined) break;
-        timers.delete(next[0]);
-        nowMs = Math.max(nowMs, next[1].atMs);
-        next[1].run();
-        settle();
-      }
-      nowMs = untilMs;
-    },
-  };
-};
-
-class SimulatedSocket {
-  readonly data: EdgeSocketData;
-  readyState = 1;
-  /** Bytes that the other side's buffers still take. */
-  room: number;
-  queued = 0;
-  /** Closes by itself after this many more sends. */
-  dyingIn = Number.POSITIVE_INFINITY;
-  pings = 0;
-  closedWith: { code: number; reason: string } | null = null;
-  readonly frames: Uint8Array[] = [];
-
-  constructor(data: EdgeSocketData, room: number) {
-    this.data = data;
-    this.room = room;
-  }
-
-  get seqs(): number[] {
-    return this.frames.map((frame) => decodeFrame(frame).body.seq).filter((seq) => seq !== undefined);
-  }
-  cork(run: (socket: unknown) => void) {
-    run(this);
-  }
-  sendBinary(frame: Uint8Array): number {
-    if (this.readyState !== 1) return 0;
-    if (this.dyingIn-- <= 0) {
-      this.die();
-      return 0;
-    }
-    this.frames.push(frame);
-    if (this.queued === 0 && this.room >= frame.length) {
-      this.room -= frame.length;
-      return frame.length;
-    }
-    this.queued += frame.length - (this.queued === 0 ? this.room : 0);
-    this.room = 0;
-    return -1;
-  }
-  getBufferedAmount() {
-    return this.queued;
-  }
-  ping() {
-    this.pings++;
-  }
-  close(code: number, reason: string) {
-    if (this.readyState !== 1) return;
-    this.closedWith = { code, reason };
-    this.die();
-  }
-  terminate() {
-    this.die();
-  }
-  die() {
-    if (this.readyState !== 1) return;
-    this.readyState = 3;
-    this.data.handlers.close(this as unknown as EdgeSocket, 1006, '');
-  }
-  /** The other side reads. */
-  read(bytes: number) {
-    if (this.readyState !== 1) return;
-    const written = Math.min(this.queued, bytes);
-    this.queued -= written;
-    this.room += bytes - written;
-    if (written > 0) this.data.handlers.drain(this as unknown as EdgeSocket);
-  }
-}
+const seqsOf = (socket: SimulatedSocket): number[] =>
+  socket.frames.map((frame) => decodeFrame(frame as Uint8Array).body.seq).filter((seq) => seq !== undefined);
 
 const setUp = (limits: Partial<EdgeLimits> = {}, log = createFakeLog()) => {
   const time = createTime();
@@ -198,7 +88,7 @@ describe('simulated sockets', () => {
         }
         for (const { from, socket } of sockets) {
           const expected = range(from + 1, log.lastSeq).filter((seq) => !skipped.has(seq % 5));
-          const { seqs } = socket;
+          const seqs = seqsOf(socket);
           expect(seqs).toEqual(expected.slice(0, seqs.length));
           if (socket.readyState === 1) expect(seqs.length).toBe(expected.length);
         }
@@ -222,9 +112,9 @@ describe('simulated sockets', () => {
     const third = connect(21);
     log.write(1);
     time.advance(50);
-    expect(first.seqs).toEqual([21, 22]);
-    expect(second.seqs).toEqual([21, 22]);
-    expect(third.seqs).toEqual([22]);
+    expect(seqsOf(first)).toEqual([21, 22]);
+    expect(seqsOf(second)).toEqual([21, 22]);
+    expect(seqsOf(third)).toEqual([22]);
   });
 
   test('one that closes amid a live batch gives nobody else a frame twice', () => {
@@ -237,7 +127,7 @@ describe('simulated sockets', () => {
     time.advance(50);
     log.write(1);
     time.advance(50);
-    for (const index of [0, 2, 3]) expect(sockets[index]!.seqs).toEqual(range(1, 11));
+    for (const index of [0, 2, 3]) expect(seqsOf(sockets[index]!)).toEqual(range(1, 11));
   });
 
   test('one that closes another in its own write disturbs nobody', () => {
@@ -247,13 +137,13 @@ describe('simulated sockets', () => {
     // As sockets of one peer may: the third goes down while the fifth is written to.
     const [, , third, , fifth] = sockets;
     const sendBinary = fifth!.sendBinary.bind(fifth);
-    fifth!.sendBinary = (frame) => {
+    fifth!.sendBinary = (frame: Uint8Array) => {
       third!.die();
       return sendBinary(frame);
     };
     log.write(10);
     time.advance(50);
-    for (const index of [0, 1, 3, 4, 5]) expect(sockets[index]!.seqs).toEqual(range(1, 10));
+    for (const index of [0, 1, 3, 4, 5]) expect(seqsOf(sockets[index]!)).toEqual(range(1, 10));
   });
 
   test('the edge comes to rest at the end of the log, also when that end is skipped', () => {
@@ -269,9 +159,9 @@ describe('simulated sockets', () => {
     expect(edge.counters.liveConsumers).toBe(3);
     log.write(5);
     time.advance(50);
-    expect(first.seqs).toEqual([1, 2, 3, 4, 6, 7, 8, 9]);
-    expect(second.seqs).toEqual([6, 7, 8, 9]);
-    expect(third.seqs).toEqual([6, 7, 8, 9]);
+    expect(seqsOf(first)).toEqual([1, 2, 3, 4, 6, 7, 8, 9]);
+    expect(seqsOf(second)).toEqual([6, 7, 8, 9]);
+    expect(seqsOf(third)).toEqual([6, 7, 8, 9]);
   });
 
   test('frames wait for each other at most a flush interval, and the first after a pause not at all', () => {
@@ -280,15 +170,15 @@ describe('simulated sockets', () => {
     time.advance(100);
     log.write(1);
     time.settle();
-    expect(socket.seqs).toEqual([1]);
+    expect(seqsOf(socket)).toEqual([1]);
     const flushes = edge.counters.liveFlushes;
     for (let ms = 0; ms < 19; ms++) {
       log.write(1);
       time.advance(1);
     }
-    expect(socket.seqs).toEqual([1]);
+    expect(seqsOf(socket)).toEqual([1]);
     time.advance(1);
-    expect(socket.seqs).toEqual(range(1, 20));
+    expect(seqsOf(socket)).toEqual(range(1, 20));
     expect(edge.counters.liveFlushes - flushes).toBe(1);
   });
 
@@ -303,13 +193,13 @@ describe('simulated sockets', () => {
     };
     for (const socket of sockets) {
       const sendBinary = socket.sendBinary.bind(socket);
-      socket.sendBinary = (frame) => {
+      socket.sendBinary = (frame: Uint8Array) => {
         watch();
         return sendBinary(frame);
       };
     }
     time.advance(10);
-    for (const socket of sockets) expect(socket.seqs).toEqual(range(1, 200));
+    for (const socket of sockets) expect(seqsOf(socket)).toEqual(range(1, 200));
     // Never further apart than one turn.
     expect(most).toBeLessThanOrEqual(20);
   });
@@ -331,6 +221,6 @@ describe('simulated sockets', () => {
     time.advance(20);
     socket.read(1e6);
     time.advance(20);
-    expect(socket.seqs).toEqual(range(1, 11));
+    expect(seqsOf(socket)).toEqual(range(1, 11));
   });
 });

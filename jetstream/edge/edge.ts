@@ -1,0 +1,689 @@
+/**
+ * The Jetstream edge: `/subscribe` (v1) and `network.bsky.jetstream.subscribeEvents` (v2). It reads the log through
+ * LogReader and nothing else, so that it can run in another process; sockets, turns and pulse are in
+ * `src/api/edge/consumers.ts`, filters in `jetstream/filter/`, messages in `jetstream/encode/`.
+ *
+ * It promises:
+ * - Every client gets every event after its cursor that its filter wants, exactly once and in order, whatever its
+ *   speed, over the seam of replay and live, and from its cursor on again after a restart.
+ * - A client is a place in the log, (seq, opIndex), not a queue. What a socket does not take is read again later.
+ * - An event that nobody wants is not encoded. What is wanted is encoded once per version and compressed once per
+ *   compressor, and shared by all, live or catching up, as long as its block is in the cache.
+ * - Live clients share one reading position and are served by groups of equal filters. Those that catch up take
+ *   turns, the furthest behind first, so that those at the same place share the same blocks.
+ * - Only who falls out of the window, or takes not a byte for minutes, is called too slow.
+ */
+import type { Server, ServerWebSocket } from 'bun';
+import { createConsumers, realTimers } from '../../src/api/edge/consumers.ts';
+import type { ConsumerData, Refuse, Timers } from '../../src/api/edge/types.ts';
+import type { ConsumerView, Edge, EdgeSocketData, UpgradeContext } from '../../src/api/types.ts';
+import type { LogReader } from '../../src/log/types.ts';
+import { readEvents } from '../encode/events.ts';
+import { encodeV1, encodeV2 } from '../encode/message.ts';
+import { errorMessage, heartbeatV1, heartbeatV2, infoMessage } from '../encode/notices.ts';
+import { createInterests, type Group } from '../filter/interests.ts';
+import { matches } from '../filter/match.ts';
+import { parseOptionsUpdate, parseV1Request, parseV2Request } from '../filter/options.ts';
+import type { Filter, Version } from '../types.ts';
+import { createBlocks, type Entry } from './blocks.ts';
+import { type Ask, Audience, Client, type Format } from './client.ts';
+import { type Place, placeOf } from './cursor.ts';
+import type { Item } from './item.ts';
+import { createJetstreamCounters, DEFAULT_JETSTREAM_LIMITS } from './limits.ts';
+import { createMessages } from './messages.ts';
+import type { Codec, Compression, JetstreamCounters, JetstreamLimits, MessageCompressor } from './types.ts';
+
+export const V1_PATH = '/subscribe';
+export const V2_PATH = '/xrpc/network.bsky.jetstream.subscribeEvents';
+const V2_SUBPROTOCOL = 'xrpc.v1.json';
+
+export interface JetstreamEdge {
+  /** What to register with the server. */
+  readonly paths: Readonly<Record<string, Edge>>;
+  consumers(): ConsumerView[];
+  readonly counters: JetstreamCounters;
+  readonly stats: JetstreamStats;
+  /** Says goodbye to every client; resolves when they are gone. */
+  close(): Promise<void>;
+}
+
+/** Numbers by word; clients are now, all others totals since the start. */
+export interface JetstreamStats {
+  readonly formats: readonly {
+    readonly version: Version;
+    readonly compression: 'none' | 'zstd';
+    readonly clients: number;
+    readonly events: number;
+    readonly bytes: number;
+  }[];
+  /** live, seq, time, future, outdated. */
+  readonly cursors: Readonly<Record<string, number>>;
+  /** client, shutdown, too_slow, no_pong, … */
+  readonly disconnects: Readonly<Record<string, number>>;
+}
+
+export interface JetstreamEdgeOptions {
+  readonly log: LogReader;
+  /** zstd without a dictionary, for v1 only, when absent. */
+  readonly compression?: Compression;
+  /** ms since the epoch. */
+  readonly clock?: () => number;
+  readonly timers?: Timers;
+  readonly limits?: Partial<JetstreamLimits>;
+  /** Filled by the edge; fresh ones when absent. */
+  readonly counters?: JetstreamCounters;
+  /** The room of messages when absent. */
+  readonly codec?: Codec;
+  /**
+   * Called when the log throws while it is read, which means that our own records are damaged. The client is closed
+   * with 1011 first. By default the error is thrown, which stops the process.
+   */
+  readonly onLogFailure?: (error: unknown) => void;
+}
+
+const plainText: Refuse = (status, _, message, headers = {}) =>
+  new Response(message, { status, headers: { 'content-type': 'text/plain; charset=utf-8', ...headers } });
+
+const xrpc: Refuse = (status, error, message, headers = {}) =>
+  Response.json({ error: status === 503 ? 'ServiceUnavailable' : error, message }, { status, headers });
+
+/** zstd without a dictionary, as any client of v1 reads it. */
+const plainZstd: Compression = {
+  v1: { compress: (bytes) => Bun.zstdCompressSync(bytes as Uint8Array<ArrayBuffer>) },
+  byId: () => null,
+  currentId: null,
+};
+
+const NOTHING: readonly Item[] = [];
+const utf8 = new TextDecoder();
+
+/** Builds the edge on a log. Register `paths` with the server. */
+export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdge => {
+  const { log } = options;
+  const clock = options.clock ?? Date.now;
+  const timers = options.timers ?? realTimers;
+  const limits: JetstreamLimits = { ...DEFAULT_JETSTREAM_LIMITS, ...options.limits };
+  const counters = options.counters ?? createJetstreamCounters();
+  const compression = options.compression ?? plainZstd;
+  const codec: Codec = options.codec ?? { readEvents, encodeV1, encodeV2 };
+  const onLogFailure =
+    options.onLogFailure ??
+    ((error: unknown) => {
+      throw error;
+    });
+  const blocks = createBlocks({ log, readEvents: codec.readEvents, limits, counters });
+  const messages = createMessages(codec, blocks, counters);
+  const interests = createInterests<Audience>();
+  const cursorKinds = new Map<string, number>();
+  const disconnects = new Map<string, number>();
+  const count = (counts: Map<string, number>, word: string): void =>
+    void counts.set(word, (counts.get(word) ?? 0) + 1);
+
+  // --- formats: as many as there are versions and compressors ---
+  const formats: Format[] = [];
+  const compressors: MessageCompressor[] = [];
+  const formatOf = (version: Version, compressor: MessageCompressor | null): Format => {
+    let format = formats.find((each) => each.version === version && each.compressor === compressor);
+    if (format === undefined) {
+      let slot = -1;
+      if (compressor !== null) {
+        slot = compressors.indexOf(compressor);
+        if (slot < 0) slot = compressors.push(compressor) - 1;
+      }
+      format = { version, compressor, slot, clients: 0, events: 0, bytes: 0 };
+      formats.push(format);
+    }
+    return format;
+  };
+
+  // --- the live ones: all exactly at (liveSeq, 0), the next event of the log ---
+  let liveSeq = 0;
+  let liveCount = 0;
+  let batchNumber = 0;
+  let flushScheduled = false;
+  let lastFlushMs = 0;
+  let flushing = false;
+  /** Groups left while the groups of a batch are gone through. */
+  let left: Group<Audience>[] = [];
+
+  // One cork callback for everyone: what to send is in these variables, and what came of it.
+  let pumpItems: readonly Item[] = NOTHING;
+  let pumpFormat: Format = formatOf('v1', null);
+  let pumpMaxBytes = 0;
+  let pumped = 0;
+  let pumpedEvents = 0;
+  let pumpedBytes = 0;
+  let pressed = false;
+  const pump = (socket: ServerWebSocket<ConsumerData>): void => {
+    const items = pumpItems;
+    const format = pumpFormat;
+    const maxBytes = pumpMaxBytes;
+    const isText = format.compressor === null;
+    let index = 0;
+    let events = 0;
+    let bytes = 0;
+    pressed = false;
+    for (; index < items.length; index++) {
+      const item = items[index]!;
+      const encoded = messages.encoded(item, format);
+      if (encoded === null) continue;
+      if (maxBytes > 0 && encoded.json.length > maxBytes) {
+        counters.oversize++;
+        continue;
+      }
+      let written: number;
+      let size: number;
+      if (isText) {
+        size = encoded.json.length;
+        written = socket.sendText(messages.text(item, encoded), false);
+      } else {
+        const compressed = messages.compressed(item, encoded, format);
+        size = compressed.length;
+        written = socket.sendBinary(compressed as Uint8Array<ArrayBuffer>, false);
+      }
+      if (written <= 0) {
+        pressed = true;
+        // 0: not taken. −1: taken, but queued.
+        if (written === 0) break;
+        index++;
+        events++;
+        bytes += size;
+        break;
+      }
+      events++;
+      bytes += size;
+    }
+    pumped = index;
+    pumpedEvents = events;
+    pumpedBytes = bytes;
+  };
+
+  /** Sends items as far as the socket takes them. Leaves `pumped` and `pressed`. */
+  const send = (client: Client, items: readonly Item[], nowMs: number): void => {
+    const { format } = client;
+    pumpItems = items;
+    pumpFormat = format;
+    pumpMaxBytes = client.group!.filter.maxMessageSizeBytes;
+    client.socket.cork(pump);
+    // Items hold parts of the log: keep none of them between batches.
+    pumpItems = NOTHING;
+    if (pumpedEvents === 0) return;
+    client.lastSentMs = nowMs;
+    client.eventsSent += pumpedEvents;
+    client.bytesSent += pumpedBytes;
+    format.events += pumpedEvents;
+    format.bytes += pumpedBytes;
+    counters.deliveries += pumpedEvents;
+    counters.deliveredBytes += pumpedBytes;
+  };
+
+  /** A message that is no event. A socket that is full gets it after what is queued, if it ever takes that. */
+  const say = (client: Client, json: Uint8Array): void => {
+    const { compressor } = client.format;
+    if (compressor === null) client.socket.sendText(utf8.decode(json), false);
+    else client.socket.sendBinary(compressor.compress(json) as Uint8Array<ArrayBuffer>, false);
+  };
+
+  const leaveLive = (client: Client): void => {
+    const index = client.liveIndex;
+    if (index < 0) return;
+    client.liveIndex = -1;
+    liveCount--;
+    const { live } = client.group!.attachment!;
+    const last = live.pop()!;
+    if (last !== client) {
+      live[index] = last;
+      last.liveIndex = index;
+    }
+  };
+
+  const leaveGroup = (group: Group<Audience>): void => {
+    if (flushing) left.push(group);
+    else interests.leave(group);
+  };
+
+  /** Gives the client another filter, from its place on. false: it had to be refused. */
+  const setFilter = (client: Client, filter: Filter): boolean => {
+    const group = interests.join(filter);
+    if (group === null) {
+      counters.refusedInterests++;
+      consumers.goodbye(client, 1013, 'all filters together name too many DIDs', 'too_many_dids');
+      return false;
+    }
+    group.attachment ??= new Audience(group.filter);
+    const wasLive = client.liveIndex >= 0;
+    leaveLive(client);
+    if (client.group !== null) leaveGroup(client.group);
+    client.group = group;
+    if (wasLive) enterLive(client);
+    return true;
+  };
+
+  const enterLive = (client: Client): void => {
+    const { live } = client.group!.attachment!;
+    client.liveIndex = live.push(client) - 1;
+    liveCount++;
+  };
+
+  /** Where a client stands that is not live any more. */
+  const setPlace = (client: Client, seq: number, opIndex: number): void => {
+    client.seq = seq;
+    client.opIndex = opIndex;
+    client.fromTimeUs = 0;
+  };
+
+  const flushLive = (): void => {
+    if (flushing) return;
+    flushing = true;
+    try {
+      flushBlocks();
+    } finally {
+      flushing = false;
+      for (const group of left) interests.leave(group);
+      left = [];
+    }
+  };
+
+  const flushBlocks = (): void => {
+    const startedMs = clock();
+    lastFlushMs = startedMs;
+    if (liveCount > 0) counters.liveFlushes++;
+    while (liveCount > 0) {
+      const block = blocks.at(liveSeq);
+      if (block === 'behind') {
+        // Only when the window is shorter than a tick. Each of them is judged when its turn comes.
+        for (const client of consumers.all) {
+          if (client.liveIndex < 0) continue;
+          leaveLive(client);
+          setPlace(client, liveSeq, 0);
+          standInLine(client);
+        }
+        return;
+      }
+      if (block === null) {
+        // Whatever else is durable is skipped for everyone.
+        liveSeq = log.lastSeq + 1;
+        return;
+      }
+      const items: Item[] = [];
+      const { entries } = block;
+      for (let index = block.indexOf(liveSeq); index < entries.length; index++)
+        for (const item of blocks.items(block, entries[index]!)) items.push(item);
+      liveSeq = block.toSeq + 1;
+      counters.filtered += liveCount * items.length;
+      batchNumber++;
+      for (const group of interests.route(items)) {
+        const live = group.attachment?.live;
+        if (live === undefined || live.length === 0) continue;
+        const batch = group.batch as readonly Item[];
+        counters.filtered -= live.length * batch.length;
+        // Downwards, so that who leaves is replaced by one that has had its share; the number guards the rest.
+        for (let index = live.length - 1; index >= 0; index--) {
+          const client = live[index];
+          if (client === undefined || client.batch === batchNumber) continue;
+          client.batch = batchNumber;
+          send(client, batch, startedMs);
+          if (!pressed || client.liveIndex < 0) continue;
+          const next = batch[pumped];
+          leaveLive(client);
+          if (next === undefined) setPlace(client, liveSeq, 0);
+          else setPlace(client, next.seq, next.opIndex);
+          rest(client);
+        }
+      }
+      if (clock() - startedMs >= limits.liveBudgetMs) {
+        scheduleFlush();
+        return;
+      }
+    }
+  };
+
+  const runFlush = (): void => {
+    flushScheduled = false;
+    try {
+      flushLive();
+    } catch (error) {
+      onLogFailure(error);
+    }
+  };
+
+  const scheduleFlush = (): void => {
+    if (flushScheduled || liveCount === 0) return;
+    flushScheduled = true;
+    const waitMs = lastFlushMs + limits.flushIntervalMs - clock();
+    if (waitMs <= 0) timers.setImmediate(runFlush);
+    else timers.setTimeout(runFlush, waitMs);
+  };
+
+  /** Everything durable before liveSeq has been handed to this client: it goes on with the others. */
+  const joinLive = (client: Client): void => {
+    if (liveCount === 0) liveSeq = client.seq;
+    client.mode = 'live';
+    enterLive(client);
+    if (log.lastSeq >= liveSeq) scheduleFlush();
+  };
+
+  /** A client that found the end of the log, which may be past what the live ones have been given so far. */
+  const reachEnd = (client: Client): void => {
+    setPlace(client, log.lastSeq + 1, 0);
+    if (liveCount > 0 && client.seq > liveSeq) flushLive();
+    // A flush that ran out of time is waited for.
+    if (liveCount > 0 && client.seq > liveSeq) standInLine(client);
+    else joinLive(client);
+  };
+
+  /** Whether the client's place lies behind events that the live ones have not been given yet. */
+  const isBeyondLive = (client: Client): boolean =>
+    liveCount > 0 &&
+    (client.seq > liveSeq || (client.seq === liveSeq && (client.opIndex > 0 || client.fromTimeUs > 0)));
+
+  const mayWant = ({ record }: Entry, filter: Filter, didHashes: ReadonlySet<number> | null): boolean =>
+    (filter.kinds & (1 << record.kind)) !== 0 && (didHashes === null || didHashes.has(record.didHash));
+
+  const takeTurn = (client: Client): void => {
+    if (isBeyondLive(client)) {
+      flushLive();
+      if (isBeyondLive(client)) {
+        standInLine(client);
+        return;
+      }
+    }
+    if (liveCount > 0 && client.seq === liveSeq) {
+      joinLive(client);
+      return;
+    }
+    const block = blocks.at(client.seq);
+    counters.replayReads++;
+    if (block === 'behind') {
+      if (client.eventsSent > 0) {
+        tooSlow(client, 'the consumer fell out of the replay window');
+      } else {
+        // The window moved between its arrival and its first turn.
+        beginAt(client, { kind: 'outdated', seq: log.oldestSeq, fromTimeUs: 0 });
+        standInLine(client);
+      }
+      return;
+    }
+    if (block === null) {
+      reachEnd(client);
+      return;
+    }
+    // What the live ones have not been given yet is left to the next flush, for all of them together.
+    const endSeq = liveCount > 0 && liveSeq <= block.toSeq ? liveSeq : block.toSeq + 1;
+    const { filter, attachment } = client.group!;
+    const didHashes = attachment!.didHashes;
+    const { entries } = block;
+    const wanted: Item[] = [];
+    let looked = 0;
+    for (let index = block.indexOf(client.seq); index < entries.length; index++) {
+      const entry = entries[index]!;
+      const { record } = entry;
+      if (record.seq >= endSeq) break;
+      let from = 0;
+      if (record.seq === client.seq)
+        from = client.fromTimeUs > 0 ? client.fromTimeUs - record.timeUs : client.opIndex;
+      if (!mayWant(entry, filter, didHashes)) {
+        looked += Math.max(1, record.opCount);
+        continue;
+      }
+      for (const item of blocks.items(block, entry)) {
+        if (item.opIndex < from) continue;
+        looked++;
+        if (matches(filter, item)) wanted.push(item);
+      }
+    }
+    counters.replayRecords += looked;
+    counters.filtered += looked - wanted.length;
+    if (wanted.length > 0) {
+      send(client, wanted, clock());
+      if (pressed) {
+        const next = wanted[pumped];
+        if (next === undefined) setPlace(client, endSeq, 0);
+        else setPlace(client, next.seq, next.opIndex);
+        rest(client);
+        return;
+      }
+      if (client.mode !== 'reading') return;
+    }
+    setPlace(client, endSeq, 0);
+    if (liveCount > 0 && endSeq === liveSeq) joinLive(client);
+    else standInLine(client);
+  };
+
+  const beginAt = (client: Client, place: Place): void => {
+    setPlace(client, place.seq, 0);
+    client.fromTimeUs = place.fromTimeUs;
+    count(cursorKinds, place.kind);
+    if (place.kind === 'outdated' && client.format.version === 'v2') {
+      const text = `the cursor is older than the replay window, which begins at ${log.oldestSeq}`;
+      say(client, infoMessage('OutdatedCursor', text));
+    }
+  };
+
+  const begin = (client: Client): void => {
+    client.awaitsHello = false;
+    beginAt(client, placeOf(log, client.options.cursor));
+    standInLine(client);
+  };
+
+  const start = (client: Client): void => {
+    client.format.clients++;
+    if (client.options.heartbeat) startHeartbeats();
+    if (!setFilter(client, client.options.filter)) return;
+    if (!client.awaitsHello) begin(client);
+  };
+
+  // --- what clients say ---
+  const takeOptions = (client: Client, message: string | Uint8Array): void => {
+    const nowMs = clock();
+    if (nowMs - client.optionsSinceMs >= limits.optionsWindowMs) {
+      client.optionsSinceMs = nowMs;
+      client.optionsBytes = 0;
+    }
+    client.optionsBytes += message.length;
+    if (client.optionsBytes > limits.maxOptionsBytesPerWindow) {
+      consumers.goodbye(client, 1008, 'too many options updates', 'too_many_options');
+      return;
+    }
+    const update = parseOptionsUpdate(message);
+    if (update.ignored) {
+      counters.ignoredMessages++;
+    } else if (!update.ok) {
+      counters.badOptionsUpdates++;
+      consumers.goodbye(client, 1000, update.reason, 'bad_options');
+    } else {
+      counters.optionsUpdates++;
+      if (setFilter(client, update.filter) && client.awaitsHello) begin(client);
+    }
+  };
+
+  // --- heartbeats ---
+  let heartbeatTimer: unknown = null;
+  /** A time_us with everything before `seq` before it, and everything from `seq` on not. */
+  const timeBefore = (seq: number): number => {
+    const before = blocks.at(seq - 1);
+    if (before !== 'behind' && before !== null) {
+      const record = before.entries[before.indexOf(seq) - 1]?.record;
+      if (record !== undefined) return record.timeUs + Math.max(1, record.opCount);
+    }
+    const after = blocks.at(seq);
+    if (after !== 'behind' && after !== null) {
+      const record = after.entries[after.indexOf(seq)]?.record;
+      if (record !== undefined) return record.timeUs;
+    }
+    return log.lastTimeUs + 1;
+  };
+
+  const beat = (): void => {
+    const nowMs = clock();
+    let anyone = false;
+    for (const client of consumers.all) {
+      if (!client.options.heartbeat) continue;
+      anyone = true;
+      if (client.awaitsHello || (client.mode !== 'live' && client.mode !== 'reading')) continue;
+      if (nowMs - client.lastSentMs < limits.heartbeatMs) continue;
+      const seq = client.liveIndex >= 0 ? liveSeq : client.seq;
+      // Amid the ops of a commit there is more to come: no need to say anything.
+      if (client.liveIndex < 0 && (client.opIndex > 0 || client.fromTimeUs > 0)) continue;
+      const timeUs = timeBefore(seq);
+      client.lastSentMs = nowMs;
+      counters.heartbeats++;
+      say(client, client.format.version === 'v1' ? heartbeatV1(timeUs) : heartbeatV2(seq, timeUs));
+    }
+    heartbeatTimer = anyone ? timers.setTimeout(runBeat, limits.heartbeatCheckMs) : null;
+  };
+  const runBeat = (): void => {
+    try {
+      beat();
+    } catch (error) {
+      heartbeatTimer = null;
+      onLogFailure(error);
+    }
+  };
+  const startHeartbeats = (): void => {
+    heartbeatTimer ??= timers.setTimeout(runBeat, limits.heartbeatCheckMs);
+  };
+
+  const consumers = createConsumers<Client, Ask>({
+    clock,
+    timers,
+    limits,
+    counters,
+    // v1 ignores what is too long, and v2 has a close code of its own for whatever it is.
+    maxMessageBytes: () => Number.POSITIVE_INFINITY,
+    hooks: {
+      create: (id, socket, ask, nowMs) => new Client(id, socket, ask, nowMs),
+      start,
+      takeTurn,
+      leave: leaveLive,
+      isOutOfWindow: (client) => client.seq < log.oldestSeq,
+      sayTooSlow(client, message) {
+        if (client.format.version === 'v2') say(client, errorMessage('ConsumerTooSlow', message));
+      },
+      sayFailure(client) {
+        if (client.format.version === 'v2')
+          say(client, errorMessage('InternalError', 'the log cannot be read'));
+      },
+      message(client, message) {
+        if (client.format.version === 'v1') takeOptions(client, message);
+        else consumers.goodbye(client, 1008, 'clients send nothing here', 'data_frame');
+      },
+      onGone(client) {
+        client.format.clients--;
+        count(disconnects, client.cause);
+        if (client.group !== null) leaveGroup(client.group);
+        client.group = null;
+        if (consumers.all.size === 0) blocks.closeCursors();
+      },
+      arrange: (round) => void round.sort((a, b) => a.seq - b.seq),
+      beforeClose() {
+        unsubscribe();
+        flushLive();
+        blocks.clear();
+        if (heartbeatTimer !== null) timers.clearTimeout(heartbeatTimer);
+      },
+      fail: onLogFailure,
+    },
+  });
+  const { standInLine, rest, tooSlow } = consumers;
+  const unsubscribe = log.onDurable(scheduleFlush);
+
+  // --- before the upgrade ---
+  type Upgrade = Edge['upgrade'];
+  const upgradeV1: Upgrade = (request, server, context = {}) => {
+    const refused = consumers.checkRequest(request, V1_PATH, plainText);
+    if (refused !== null) return refused;
+    const parsed = parseV1Request(new URL(request.url), request.headers);
+    if (!parsed.ok) {
+      counters.refusedOptions++;
+      return plainText(parsed.status, '', parsed.text);
+    }
+    const format = formatOf('v1', parsed.options.compress ? compression.v1 : null);
+    return admit(request, server, context, { options: parsed.options, format }, plainText);
+  };
+
+  const upgradeV2: Upgrade = (request, server, context = {}) => {
+    const refused = consumers.checkRequest(request, 'subscribeEvents', xrpc);
+    if (refused !== null) return refused;
+    const parsed = parseV2Request(new URL(request.url));
+    if (!parsed.ok) {
+      counters.refusedOptions++;
+      return xrpc(parsed.status, parsed.error, parsed.message);
+    }
+    const { cursor, zstdDictionary } = parsed.options;
+    let compressor: MessageCompressor | null = null;
+    if (zstdDictionary !== null) {
+      compressor = compression.byId(zstdDictionary);
+      if (compressor === null) {
+        counters.refusedDictionary++;
+        const { currentId } = compression;
+        return xrpc(
+          400,
+          'UnknownZstdDictionary',
+          currentId === null ? 'there is no dictionary here' : `the current dictionary is ${currentId}`,
+        );
+      }
+    }
+    if (cursor !== null) {
+      const place = placeOf(log, cursor);
+      if (place.kind === 'outdated' && cursor < place.seq) {
+        counters.refusedCursor++;
+        return xrpc(400, 'CursorTooOld', `the oldest seq is ${place.seq}`);
+      }
+    }
+    const format = formatOf('v2', compressor);
+    return admit(request, server, context, { options: parsed.options, format }, xrpc);
+  };
+
+  const admit = (
+    request: Request,
+    server: Server<EdgeSocketData>,
+    context: Partial<UpgradeContext>,
+    ask: Ask,
+    refuse: Refuse,
+  ): Response | undefined => {
+    const offered = request.headers.get('sec-websocket-protocol')?.split(',') ?? [];
+    const isOffered =
+      ask.format.version === 'v2' && offered.some((protocol) => protocol.trim() === V2_SUBPROTOCOL);
+    return consumers.admit(request, server, context, {
+      ask,
+      requestedCursor: ask.options.cursor,
+      ...(isOffered ? { headers: { 'sec-websocket-protocol': V2_SUBPROTOCOL } } : {}),
+      refuse,
+    });
+  };
+
+  const { websocket, close } = consumers;
+  return {
+    paths: {
+      [V1_PATH]: { upgrade: upgradeV1, websocket, close },
+      [V2_PATH]: { upgrade: upgradeV2, websocket, close },
+    },
+    consumers: () =>
+      Array.from(consumers.all, (client): ConsumerView => {
+        const seq = (client.liveIndex >= 0 ? liveSeq : client.seq) - 1;
+        return consumers.view(client, seq, log.lastSeq, `jetstream ${client.format.version}`);
+      }),
+    get counters() {
+      counters.liveConsumers = liveCount;
+      counters.laggingConsumers = consumers.all.size - liveCount;
+      counters.cachedBlocks = blocks.size;
+      counters.cachedBytes = blocks.heldBytes;
+      return counters;
+    },
+    get stats() {
+      return {
+        formats: formats.map(({ version, compressor, clients, events, bytes }) => ({
+          version,
+          compression: compressor === null ? ('none' as const) : ('zstd' as const),
+          clients,
+          events,
+          bytes,
+        })),
+        cursors: Object.fromEntries(cursorKinds),
+        disconnects: Object.fromEntries(disconnects),
+      };
+    },
+    close,
+  };
+};
