@@ -149,6 +149,49 @@ export const createMetrics = (sources: MetricsSources): Registry => {
     one(sources.state().failing ? 1 : 0),
   );
 
+  const collections = sources.collections?.bind(sources);
+  if (collections !== undefined) {
+    const status = () => collections().status;
+    gauge('relay_collections_seq', 'Log seq that the collection index reflects.', [], () =>
+      one(status().position),
+    );
+    gauge(
+      'relay_collections_lag_events',
+      'Events in the log that the collection index does not reflect yet.',
+      [],
+      () => one(Math.max(0, status().lastSeq - status().position)),
+    );
+    gauge(
+      'relay_collections_lag_seconds',
+      'From the newest event it reflects to the newest in the log.',
+      [],
+      () => one(status().lagMs / 1000),
+    );
+    gauge('relay_collections_failing', '1 while the collection index does not go on.', [], () =>
+      one(status().problem === '' ? 0 : 1),
+    );
+    gauge('relay_collections_rows', 'Pairs of repo and collection that are held.', [], () =>
+      one(status().rows),
+    );
+    gauge('relay_collections_repos', 'Repos that have a row.', [], () => one(status().repos));
+    gauge('relay_collections_known', 'Collections ever seen.', [], () => one(status().collections));
+    gauge('relay_collections_hidden_repos', 'Repos that are not told, by reason.', ['reason'], () =>
+      by('reason', status().hiddenRepos),
+    );
+    gauge('relay_collections_checks_scheduled', 'Repos to be checked with their PDS.', ['reason'], () =>
+      by('reason', status().checks),
+    );
+    gauge('relay_collections_checks_given_up', 'Repos whose check failed too often.', ['why'], () =>
+      by('why', status().givenUp),
+    );
+    counter('relay_collections_total', 'What the collection index did.', ['what'], function* () {
+      for (const [name, value] of Object.entries(collections().totals)) yield [{ what: snake(name) }, value];
+    });
+    counter('relay_collections_checks_total', 'What became of checks.', ['what'], function* () {
+      for (const [name, value] of Object.entries(collections().checks)) yield [{ what: snake(name) }, value];
+    });
+  }
+
   gauge('relay_event_loop_lag_max_seconds', 'Longest delay of the event loop lately.', [], () =>
     one(sources.eventLoop().maxMs / 1000),
   );

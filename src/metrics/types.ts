@@ -1,3 +1,4 @@
+import type { CollectionsStatus } from '../collections/types.ts';
 import type { LogStats } from '../log/types.ts';
 import type { EventLoopLag } from './event-loop.ts';
 
@@ -36,6 +37,14 @@ export interface StateMetrics {
   readonly totals: Totals;
 }
 
+export interface CollectionsMetrics {
+  readonly status: CollectionsStatus;
+  /** What the index counts while it reads the log and writes; and what commits proved. */
+  readonly totals: Totals;
+  /** What the checker did, and the politeness of its requests. */
+  readonly checks: Totals;
+}
+
 /**
  * Where the numbers come from: small functions that read plain counters, called at each scrape and never in
  * between. Host groups are the trusted patterns and `other`: no series per host or address anywhere.
@@ -51,6 +60,8 @@ export interface MetricsSources {
   hosts(): { readonly byStatus: Totals; readonly connected: number };
   resolver(): Totals;
   state(): StateMetrics;
+  /** Absent: this relay keeps no collection index. */
+  collections?(): CollectionsMetrics;
   /** Anything more: room → its totals. */
   rooms?(): Readonly<Record<string, Totals>>;
 }

@@ -1,6 +1,7 @@
 import { afterAll, describe, expect, test } from 'bun:test';
 import { createEventLoopSampler } from '../../src/metrics/event-loop.ts';
 import { createHostGroups } from '../../src/metrics/host-groups.ts';
+import { createMetrics } from '../../src/metrics/metrics.ts';
 import { startMetricsServer } from '../../src/metrics/server.ts';
 import type { MetricsSources } from '../../src/metrics/types.ts';
 
@@ -56,6 +57,22 @@ const sources: MetricsSources = {
   eventLoop: () => ({ maxMs: 30, p50Ms: 1, p99Ms: 12 }),
   hosts: () => ({ byStatus: { active: 7, offline: 1 }, connected: 7 }),
   resolver: () => ({ plcRequests: 11 }),
+  collections: () => ({
+    status: {
+      position: 480,
+      lastSeq: 500,
+      lagMs: 1500,
+      rows: 1000,
+      repos: 400,
+      hiddenRepos: { takendown: 2 },
+      collections: 30,
+      checks: { sync_event: 5 },
+      givenUp: { timeout: 1 },
+      problem: '',
+    },
+    totals: { pairsAdded: 12 },
+    checks: { failed_timeout: 3 },
+  }),
   state: () => ({ position: 490, lastFlushMs: 12, failing: false, totals: { flushes: 3 } }),
 };
 
@@ -82,6 +99,16 @@ describe('metrics', () => {
       'relay_replay_reads_total{edge="firehose"} 2',
       'relay_resolver_total{what="plc_requests"} 11',
       'relay_state_lag_events 10',
+      'relay_collections_seq 480',
+      'relay_collections_lag_events 20',
+      'relay_collections_lag_seconds 1.5',
+      'relay_collections_failing 0',
+      'relay_collections_rows 1000',
+      'relay_collections_hidden_repos{reason="takendown"} 2',
+      'relay_collections_checks_scheduled{reason="sync_event"} 5',
+      'relay_collections_checks_given_up{why="timeout"} 1',
+      'relay_collections_total{what="pairs_added"} 12',
+      'relay_collections_checks_total{what="failed_timeout"} 3',
       'relay_event_loop_lag_max_seconds 0.03',
       'relay_room{room="ingest",what="text_messages"} 6',
     ]) {
@@ -98,6 +125,11 @@ describe('metrics', () => {
     deliveries = 8;
     await scrape();
     expect(await scrape()).toContain('relay_deliveries_total{edge="firehose"} 8\n');
+  });
+
+  test('of the collection index are not there without one', async () => {
+    const { collections: _, ...others } = sources;
+    expect(await createMetrics(others).metrics()).not.toContain('relay_collections');
   });
 
   test('stand at /metrics only, and take only GET', async () => {
