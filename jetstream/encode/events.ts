@@ -108,11 +108,12 @@ export function readEvents(record: LogRecord): readonly JetstreamEvent[] {
 /** Bytes of the CID before the digest: version 1, dag-cbor, sha-256, 32 bytes. */
 const CID_PREFIX_BYTES = 4;
 
-/** Open addressing: number of the event + 1, 0 = free. A frame has 200 ops at most. */
+/** Open addressing: number of the event + 1, 0 = free. At least twice the ops a frame may have. */
 const slots = new Int32Array(512);
-const SLOT_MASK = slots.length - 1;
+/** Of the part that is in use, a power of two: most commits have one op. */
+let slotMask = 0;
 
-const slotOf = (bytes: Uint8Array, at: number): number => (bytes[at]! | (bytes[at + 1]! << 8)) & SLOT_MASK;
+const slotOf = (bytes: Uint8Array, at: number): number => (bytes[at]! | (bytes[at + 1]! << 8)) & slotMask;
 
 /** The offset after the varint at `at`, whose value is left in `varint`; −1 when it runs over the end. */
 let varint = 0;
@@ -132,14 +133,17 @@ function readVarint(bytes: Uint8Array, at: number, end: number): number {
  */
 export function locateRecords(events: readonly LocatedEvent[]): void {
   let wanted = 0;
-  slots.fill(0);
+  let size = 8;
+  while (size < events.length * 2) size *= 2;
+  slots.fill(0, 0, size);
+  slotMask = size - 1;
   for (let number = 0; number < events.length; number++) {
     const event = events[number]!;
     event.located = true;
     if (event.cid === null) continue;
     wanted++;
     let slot = slotOf(event.cid, 0);
-    while (slots[slot] !== 0) slot = (slot + 1) & SLOT_MASK;
+    while (slots[slot] !== 0) slot = (slot + 1) & slotMask;
     slots[slot] = number + 1;
   }
   if (wanted === 0) return;
@@ -159,7 +163,7 @@ export function locateRecords(events: readonly LocatedEvent[]): void {
     let slot = slotOf(bytes, digestAt);
     while (slots[slot] !== 0) {
       const event = events[slots[slot]! - 1]!;
-      slot = (slot + 1) & SLOT_MASK;
+      slot = (slot + 1) & slotMask;
       // Ops may share a record: all of them are looked at.
       if (event.recordStart !== 0 || !equalDigests(event.cid!, 0, bytes, digestAt)) continue;
       event.recordStart = digestAt + 32;

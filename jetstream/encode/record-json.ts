@@ -54,7 +54,23 @@ function writeText(bytes: Uint8Array, from: number, end: number): boolean {
   const target = out.bytes;
   let to = out.at;
   target[to++] = QUOTE;
+  const lastFour = end - 4;
   while (from < end) {
+    // Nearly all text needs nothing: four bytes at a time until one does.
+    while (from <= lastFour) {
+      const a = bytes[from]!;
+      const b = bytes[from + 1]!;
+      const c = bytes[from + 2]!;
+      const d = bytes[from + 3]!;
+      if ((ESCAPES[a]! | ESCAPES[b]! | ESCAPES[c]! | ESCAPES[d]!) !== 0) break;
+      target[to] = a;
+      target[to + 1] = b;
+      target[to + 2] = c;
+      target[to + 3] = d;
+      to += 4;
+      from += 4;
+    }
+    if (from === end) break;
     const byte = bytes[from]!;
     const kind = ESCAPES[byte]!;
     if (kind === 0) {
