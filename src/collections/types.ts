@@ -149,3 +149,72 @@ export interface CollectionsStatus {
   /** '' = well; otherwise why it does not go on, in words. */
   readonly problem: string;
 }
+
+/** A repo and collections of it. */
+export interface RepoPairs {
+  readonly did: string;
+  readonly collections: readonly string[];
+  /** Host the account lives at (as the roster numbers them), for sweeps of hosts that are gone; 0 or absent = not known. */
+  readonly hostId?: number;
+}
+
+export interface AddedPairs {
+  /** Pairs that were not held. Those of repos that are hidden are kept, too, for when they are back. */
+  readonly added: number;
+  readonly known: number;
+  /** Not taken: no DID or NSID, over a bound of the index, or of a repo that is deleted. */
+  readonly refused: number;
+}
+
+/** What somebody else than the log says of an account. null = active. */
+export interface ListedStatus {
+  readonly did: string;
+  readonly status: Exclude<HiddenReason, 'pds_gone'> | null;
+  readonly hostId?: number;
+}
+
+/** What was said of one repo, taken for the whole truth about it. */
+export type RepoTruth =
+  | { readonly collections: readonly string[]; readonly hostId?: number }
+  | { readonly hidden: Exclude<HiddenReason, 'pds_gone'> };
+
+export interface AppliedTruth {
+  readonly added: number;
+  readonly known: number;
+  readonly removed: number;
+  /** It was shown and is hidden now. */
+  readonly hidden: boolean;
+  /** An event of the repo came in between: nothing was changed, and a check of it was scheduled. */
+  readonly touched: boolean;
+}
+
+/**
+ * Writes into the index, beside the thread that follows the log: from another thread, or from another process
+ * (`openCollectionWriter(path)` of src/collections/writer.ts). Each call is one transaction, durable against a kill
+ * of this process when it resolves; when it rejects, nothing was changed. It waits for others that write, at most
+ * BUSY_TIMEOUT_MS. Calls with hundreds of repos are many times cheaper by the repo than calls with one; at most
+ * MAX_PAIRS_PER_CALL pairs.
+ */
+export interface CollectionWriter extends CheckStore {
+  /** Adds pairs that somebody tells; takes nothing away. A repo never seen counts as active from now on. */
+  add(repos: readonly RepoPairs[]): Promise<AddedPairs>;
+  /**
+   * Takes statuses that hosts list, but for accounts of which the log has told anything: it knows better.
+   * @returns how many were taken
+   */
+  setStatus(accounts: readonly ListedStatus[]): Promise<number>;
+  /** Schedules checks of repos, now; one that has a check keeps it. @returns how many were taken (the bound: MAX_SCHEDULED_CHECKS) */
+  scheduleChecks(dids: readonly string[], reason: CheckReason): Promise<number>;
+  /**
+   * Called right before a repo is asked for at its PDS; the answer goes to `apply` with the number this gives.
+   * A watch is forgotten after MAX_WATCH_MS; its answer is void then.
+   */
+  begin(did: string): Promise<number>;
+  /** Makes the index say of the repo what was said, unless an event of it came since `begin`. */
+  apply(did: string, watch: number, truth: RepoTruth): Promise<AppliedTruth>;
+  /** Ends a watch without an answer. */
+  forget(watch: number): Promise<void>;
+  /** Collections ever seen by name after `after`, at most `limit`, also those that no active repo has now. */
+  collections(after: string | null, limit: number): Promise<readonly string[]>;
+  close(): Promise<void>;
+}
