@@ -22,8 +22,8 @@ export const MAX_POLITE_WAIT_MS = 10 * 60_000;
 export const MAX_TOLD_WAIT_MS = 24 * 3_600_000;
 /** Of a limit, what is left to the relay's other questions and to other programs behind the same address. */
 const RESERVED_SHARE = 0.02;
-const FIRST_BACKOFF_MS = 2_000;
-const MAX_BACKOFF_MS = 60_000;
+const FIRST_POLITE_BACKOFF_MS = 2_000;
+const MAX_POLITE_BACKOFF_MS = 60_000;
 /** A reset above this is a date, not a distance. */
 const EPOCH_SECONDS = 1_000_000_000;
 /** Two resets of one window differ by the rounding of the clock that made them. */
@@ -357,7 +357,8 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
   };
 
   const backoffMs = (backoffs: number): number =>
-    Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** Math.min(backoffs, 10)) * (0.75 + random() / 2);
+    Math.min(MAX_POLITE_BACKOFF_MS, FIRST_POLITE_BACKOFF_MS * 2 ** Math.min(backoffs, 10)) *
+    (0.75 + random() / 2);
 
   /** What an answer means for the turns to come. Answers until when its sender is to be left alone; 0 = not. */
   const learn = (group: Group, host: string, answer: PoliteAnswer, retries: number): number => {

@@ -3,9 +3,11 @@ import fc from 'fast-check';
 import {
   createPoliteness,
   hostGroup,
+  MAX_POLITE_GROUPS,
   MAX_POLITE_RETRIES,
   MAX_POLITE_WAIT_MS,
   MAX_TOLD_WAIT_MS,
+  MAX_WAITING_PER_GROUP,
   type PoliteAnswer,
   type PolitenessOptions,
   rateLimitOf,
@@ -306,5 +308,33 @@ describe('turns', () => {
     const thrown = politeness.run('host', null, () => Promise.reject(new Error('broken')));
     await expect(thrown).rejects.toThrow('broken');
     expect((await politeness.run('host', null, ok)).ok).toBe(true);
+  });
+
+  test('what waits is bounded, and groups without work are forgotten', async () => {
+    const { politeness, clock } = setUp({ maxConcurrentPerGroup: 1, requestsPerWindow: 1_000_000 });
+    const abort = new AbortController();
+    const waiting = Array.from({ length: MAX_WAITING_PER_GROUP + 1 }, () =>
+      politeness.run('host', abort.signal, () => new Promise<PoliteAnswer>(() => {})),
+    );
+    const over = politeness.run('host', null, ok);
+    expect(await over).toMatchObject({ ok: false, why: 'too_many_waiting' });
+    expect(politeness.load('host')).toBe(MAX_WAITING_PER_GROUP + 1);
+    abort.abort();
+    expect((await Promise.all(waiting.slice(1))).every((outcome) => !outcome.ok)).toBe(true);
+    for (let index = 0; index < MAX_POLITE_GROUPS + 50; index++) {
+      if (index % 5_000 === 0) await clock.advance(1_000);
+      expect((await politeness.run(`host${index}.com`, null, ok)).ok).toBe(true);
+    }
+    expect(politeness.groups(10).map(({ group }) => group)).toEqual(['host']);
+  });
+
+  test('groups that all have to wait are not forgotten, and more are turned away', async () => {
+    const { politeness } = setUp();
+    const limited = async (): Promise<PoliteAnswer> => ({ status: 429, headers: { 'retry-after': '80000' } });
+    for (let index = 0; index < MAX_POLITE_GROUPS; index++) {
+      await politeness.run(`host${index}.com`, null, limited);
+    }
+    expect(await politeness.run('one-more.com', null, ok)).toMatchObject({ why: 'too_many_waiting' });
+    expect(await politeness.run('host7.com', null, ok)).toMatchObject({ why: 'told_to_wait' });
   });
 });
