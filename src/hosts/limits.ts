@@ -95,14 +95,6 @@ export const isTrusted = (hostname: string, patterns: readonly string[]): boolea
   return false;
 };
 
-/** One token bucket: holds at most `capacity` tokens and refills continuously, `capacity` per `periodMs`. */
-export interface Bucket {
-  tokens: number;
-  capacity: number;
-  readonly periodMs: number;
-  filledAtMs: number;
-}
-
 export interface Limiter {
   /** 0: one event taken. Otherwise nothing is taken; try again after that many ms (rounded up). */
   take(nowMs: number): number;
@@ -113,68 +105,72 @@ export interface Limiter {
   readonly limits: HostLimits;
 }
 
-const bucketOf = (capacity: number, periodMs: number, nowMs: number): Bucket => ({
-  tokens: Math.max(1, capacity),
-  capacity: Math.max(1, capacity),
-  periodMs,
-  filledAtMs: nowMs,
-});
-
-const refill = (bucket: Bucket, nowMs: number): void => {
-  const elapsed = nowMs - bucket.filledAtMs;
-  // A clock that jumps back must neither take tokens away nor freeze the bucket.
-  bucket.filledAtMs = nowMs;
-  if (elapsed <= 0) return;
-  bucket.tokens = Math.min(bucket.capacity, bucket.tokens + (elapsed * bucket.capacity) / bucket.periodMs);
-};
+const refilled = (tokens: number, capacity: number, periodMs: number, elapsedMs: number): number =>
+  Math.min(capacity, tokens + (elapsedMs * capacity) / periodMs);
 
 // Refilling in floating point leaves a hair less than a whole token; it must not cost another wait.
 const WHOLE = 1 - 1e-9;
 
-const waitOf = (bucket: Bucket): number =>
-  bucket.tokens >= WHOLE
-    ? 0
-    : Math.max(1, Math.ceil(((1 - bucket.tokens) * bucket.periodMs) / bucket.capacity));
+const waitOf = (tokens: number, capacity: number, periodMs: number): number =>
+  tokens >= WHOLE ? 0 : Math.max(1, Math.ceil(((1 - tokens) * periodMs) / capacity));
+
+const capacityOf = (limit: number): number => Math.max(1, limit);
+
+/** Three token buckets that hold at most a limit and refill continuously. One flat object: there is one per host. */
+class ThreeBuckets implements Limiter {
+  limits: HostLimits;
+  #second: number;
+  #hour: number;
+  #day: number;
+  #filledAtMs: number;
+
+  constructor(limits: HostLimits, nowMs: number) {
+    this.limits = limits;
+    this.#second = capacityOf(limits.perSecond);
+    this.#hour = capacityOf(limits.perHour);
+    this.#day = capacityOf(limits.perDay);
+    this.#filledAtMs = nowMs;
+  }
+
+  take(nowMs: number): number {
+    const wait = this.waitMs(nowMs);
+    if (wait > 0) return wait;
+    this.#second = Math.max(0, this.#second - 1);
+    this.#hour = Math.max(0, this.#hour - 1);
+    this.#day = Math.max(0, this.#day - 1);
+    return 0;
+  }
+
+  waitMs(nowMs: number): number {
+    const perSecond = capacityOf(this.limits.perSecond);
+    const perHour = capacityOf(this.limits.perHour);
+    const perDay = capacityOf(this.limits.perDay);
+    const elapsedMs = nowMs - this.#filledAtMs;
+    // A clock that jumps back must neither take tokens away nor freeze the buckets.
+    this.#filledAtMs = nowMs;
+    if (elapsedMs > 0) {
+      this.#second = refilled(this.#second, perSecond, SECOND_MS, elapsedMs);
+      this.#hour = refilled(this.#hour, perHour, HOUR_MS, elapsedMs);
+      this.#day = refilled(this.#day, perDay, DAY_MS, elapsedMs);
+    }
+    return Math.max(
+      waitOf(this.#second, perSecond, SECOND_MS),
+      waitOf(this.#hour, perHour, HOUR_MS),
+      waitOf(this.#day, perDay, DAY_MS),
+    );
+  }
+
+  set(limits: HostLimits): void {
+    const before = this.limits;
+    this.#second *= capacityOf(limits.perSecond) / capacityOf(before.perSecond);
+    this.#hour *= capacityOf(limits.perHour) / capacityOf(before.perHour);
+    this.#day *= capacityOf(limits.perDay) / capacityOf(before.perDay);
+    this.limits = limits;
+  }
+}
 
 /** Three buckets (second, hour, day), full at the start; an event must get a token from each. */
-export const createLimiter = (initial: HostLimits, nowMs: number): Limiter => {
-  let limits = initial;
-  const second = bucketOf(limits.perSecond, SECOND_MS, nowMs);
-  const hour = bucketOf(limits.perHour, HOUR_MS, nowMs);
-  const day = bucketOf(limits.perDay, DAY_MS, nowMs);
-
-  const waitMs = (atMs: number): number => {
-    refill(second, atMs);
-    refill(hour, atMs);
-    refill(day, atMs);
-    return Math.max(waitOf(second), waitOf(hour), waitOf(day));
-  };
-  const resize = (bucket: Bucket, capacity: number): void => {
-    const next = Math.max(1, capacity);
-    bucket.tokens = (bucket.tokens / bucket.capacity) * next;
-    bucket.capacity = next;
-  };
-  return {
-    take(atMs) {
-      const wait = waitMs(atMs);
-      if (wait > 0) return wait;
-      second.tokens = Math.max(0, second.tokens - 1);
-      hour.tokens = Math.max(0, hour.tokens - 1);
-      day.tokens = Math.max(0, day.tokens - 1);
-      return 0;
-    },
-    waitMs,
-    set(next) {
-      resize(second, next.perSecond);
-      resize(hour, next.perHour);
-      resize(day, next.perDay);
-      limits = next;
-    },
-    get limits() {
-      return limits;
-    },
-  };
-};
+export const createLimiter = (limits: HostLimits, nowMs: number): Limiter => new ThreeBuckets(limits, nowMs);
 
 /** More hosts than the roster ever holds: reached only by a mistake of ours. */
 const MAX_LIMITERS = 50_000;

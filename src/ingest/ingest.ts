@@ -15,7 +15,14 @@ import { fillMissing } from '../firehose/edit.ts';
 import { scanFrame } from '../firehose/scan.ts';
 import { KIND, MAX_FRAME_BYTES, type ScannedFrame } from '../firehose/types.ts';
 import { createLimiters, type Limiter } from '../hosts/limits.ts';
-import type { CloseOutcome, HostLimits, Subscribe, Subscription } from '../hosts/types.ts';
+import type {
+  CloseOutcome,
+  HostLimits,
+  IngestControl,
+  Subscribe,
+  Subscription,
+  SubscriptionEvents,
+} from '../hosts/types.ts';
 import type { Reason, Rejection } from '../reasons.ts';
 import { createSigningKey } from '../repo/key.ts';
 import type { SigningKey, Verdict } from '../repo/types.ts';
@@ -111,36 +118,86 @@ interface HeldDid {
   items: HeldFrame[];
 }
 
-interface Connection {
+/** What happens to a connection, for all of a thread's. */
+interface ConnectionOwner {
+  opened(connection: Connection, server: string): void;
+  frame(connection: Connection, bytes: Uint8Array): void;
+  text(connection: Connection): void;
+  closed(connection: Connection, outcome: CloseOutcome): void;
+}
+
+const NO_FRAMES: ReadonlySet<HeldFrame> = new Set();
+
+/** One host's connection: plain state, and the way for its socket to its owner. There are thousands, so no closures. */
+class Connection implements SubscriptionEvents {
+  readonly owner: ConnectionOwner;
   readonly hostId: number;
   readonly hostname: string;
   readonly validation: 'strict' | 'lenient';
   readonly limiter: Limiter;
-  readonly skip: Set<number>;
-  subscription: Subscription | null;
+  /** Seqs to be passed over; null = none. */
+  skip: Set<number> | null;
+  subscription: Subscription | null = null;
   /** False from the moment it ended: what is left of its frames is thrown away. */
-  open: boolean;
+  open = true;
   /** Its end is known, and comes after the frames that are queued. */
-  ending: boolean;
+  ending = false;
   /** The cursor it was opened with; null = live. */
   readonly cursor: number | null;
   /** Frames that came before any above the cursor. */
-  belowCursor: number;
-  infos: number;
+  belowCursor = 0;
+  infos = 0;
   /** Highest upstream seq seen on this connection, at least the cursor. */
   lastSeq: number;
-  /** Frames waiting for identities, in order of arrival. */
-  readonly held: Set<HeldFrame>;
-  heldBytes: number;
+  /** Frames waiting for identities, in order of arrival. Empty for most hosts at most times. */
+  held: ReadonlySet<HeldFrame> = NO_FRAMES;
+  heldBytes = 0;
   /** Events handed on, or skipped, since something was waiting: not fewer than there are above the watermark. */
-  aheadEvents: number;
-  pauses: number;
-  resumeAtMs: number;
+  aheadEvents = 0;
+  pauses = 0;
+  resumeAtMs = 0;
   /** Frames that came without a token of the rate limit, to be made up for before more is read. */
-  owedTokens: number;
-  reportedPause: PausedFor | null;
-  malformedScore: number;
-  touched: boolean;
+  owedTokens = 0;
+  reportedPause: PausedFor | null = null;
+  malformedScore = 0;
+  touched = false;
+
+  constructor(owner: ConnectionOwner, command: Parameters<IngestControl['connect']>[0], limiter: Limiter) {
+    this.owner = owner;
+    this.hostId = command.hostId;
+    this.hostname = command.hostname;
+    this.validation = command.validation;
+    this.limiter = limiter;
+    this.skip = command.skip.length === 0 ? null : new Set(command.skip);
+    this.cursor = command.cursor;
+    this.lastSeq = command.cursor ?? 0;
+  }
+
+  hold(item: HeldFrame): void {
+    if (this.held === NO_FRAMES) this.held = new Set();
+    (this.held as Set<HeldFrame>).add(item);
+  }
+
+  unhold(item: HeldFrame): void {
+    (this.held as Set<HeldFrame>).delete(item);
+    if (this.held.size === 0) this.held = NO_FRAMES;
+  }
+
+  opened(server: string): void {
+    this.owner.opened(this, server);
+  }
+
+  frame(bytes: Uint8Array): void {
+    this.owner.frame(this, bytes);
+  }
+
+  text(): void {
+    this.owner.text(this);
+  }
+
+  closed(outcome: CloseOutcome): void {
+    this.owner.closed(this, outcome);
+  }
 }
 
 interface Queued {
@@ -469,7 +526,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   ): void => {
     const item: HeldFrame = { connection, frame, receivedAtMs, covered };
     waiting.items.push(item);
-    connection.held.add(item);
+    connection.hold(item);
     connection.heldBytes += frame.bytes.length;
     counters.heldFrames++;
     counters.heldBytes += frame.bytes.length;
@@ -487,7 +544,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   /** From here on it is in flight like others, or thrown away. */
   const unhold = (item: HeldFrame): void => {
     const { connection, frame } = item;
-    connection.held.delete(item);
+    connection.unhold(item);
     connection.heldBytes -= frame.bytes.length;
     counters.heldFrames--;
     counters.heldBytes -= frame.bytes.length;
@@ -637,7 +694,8 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       notIncreasing(connection, frame);
       return;
     }
-    if (connection.skip.size > 0 && connection.skip.delete(frame.seq)) {
+    if (connection.skip?.delete(frame.seq)) {
+      if (connection.skip.size === 0) connection.skip = null;
       connection.lastSeq = frame.seq;
       if (connection.held.size > 0) connection.aheadEvents++;
       counters.skippedFrames++;
@@ -763,33 +821,28 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     events.closed(connection.hostId, outcome);
   };
 
+  const owner: ConnectionOwner = {
+    opened: (connection, server) => events.opened(connection.hostId, server),
+    frame: receive,
+    text(connection) {
+      counters.textMessages++;
+      if (!connection.open || connection.ending) return;
+      schedule();
+      malformed(connection, 0, { ok: false, reason: 'frame_not_binary' });
+    },
+    closed(connection, outcome) {
+      if (!connection.open || connection.ending) return;
+      connection.ending = true;
+      // After the frames that came before: a host that closes after each burst gets ahead all the same.
+      enqueue(connection, NO_BYTES, outcome);
+    },
+  };
+
   return {
     connect(command) {
       if (stopped) return;
       if (connections.has(command.hostId)) throw new Error(`host ${command.hostId} is already connected`);
-      const connection: Connection = {
-        hostId: command.hostId,
-        hostname: command.hostname,
-        validation: command.validation,
-        limiter: limiters.of(command.hostId, command.limits, nowMs()),
-        skip: new Set(command.skip),
-        subscription: null,
-        open: true,
-        ending: false,
-        cursor: command.cursor,
-        belowCursor: 0,
-        infos: 0,
-        lastSeq: command.cursor ?? 0,
-        held: new Set(),
-        heldBytes: 0,
-        aheadEvents: 0,
-        pauses: 0,
-        resumeAtMs: 0,
-        owedTokens: 0,
-        reportedPause: null,
-        malformedScore: 0,
-        touched: false,
-      };
+      const connection = new Connection(owner, command, limiters.of(command.hostId, command.limits, nowMs()));
       connections.set(command.hostId, connection);
       connection.subscription = options.subscribe(
         {
@@ -802,22 +855,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
           pingIntervalMs: options.pingIntervalMs,
           maxFrameBytes: options.maxFrameBytes,
         },
-        {
-          opened: (server) => events.opened(command.hostId, server),
-          frame: (bytes) => receive(connection, bytes),
-          text: () => {
-            counters.textMessages++;
-            if (!connection.open || connection.ending) return;
-            schedule();
-            malformed(connection, 0, { ok: false, reason: 'frame_not_binary' });
-          },
-          closed(outcome) {
-            if (!connection.open || connection.ending) return;
-            connection.ending = true;
-            // After the frames that came before: a host that closes after each burst gets ahead all the same.
-            enqueue(connection, NO_BYTES, outcome);
-          },
-        },
+        connection,
       );
     },
     disconnect(hostId) {

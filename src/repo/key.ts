@@ -10,6 +10,7 @@ import secp256k1 from 'secp256k1';
 import type { SigningKey } from './types.ts';
 
 const COMPRESSED_BYTES = 33;
+const UNCOMPRESSED_BYTES = 65;
 const SIGNATURE_BYTES = 64;
 
 /** DER of a P-256 SubjectPublicKeyInfo up to the 33-byte compressed point. */
@@ -47,61 +48,69 @@ export function nativeSecp256k1(): boolean {
 
 const digest = new Uint8Array(32);
 
+class K256Key implements SigningKey {
+  readonly type = 'k256';
+  readonly #uncompressed: Uint8Array;
+
+  constructor(uncompressed: Uint8Array) {
+    this.#uncompressed = uncompressed;
+  }
+
+  verify(message: Uint8Array, signature: Uint8Array): boolean {
+    if (signature.length !== SIGNATURE_BYTES) return false;
+    Bun.SHA256.hash(message, digest);
+    try {
+      return secp256k1.ecdsaVerify(signature, digest, this.#uncompressed);
+    } catch {
+      // r or s not below the order.
+      return false;
+    }
+  }
+}
+
 function createK256Key(compressed: Uint8Array): SigningKey | null {
-  let uncompressed: Uint8Array;
   try {
     // Decompressing costs a square root: once here, not at each verification.
-    uncompressed = secp256k1.publicKeyConvert(compressed, false);
+    return new K256Key(secp256k1.publicKeyConvert(compressed, false, new Uint8Array(UNCOMPRESSED_BYTES)));
   } catch {
     return null;
   }
-  return {
-    type: 'k256',
-    compressed,
-    verify(message, signature) {
-      if (signature.length !== SIGNATURE_BYTES) return false;
-      Bun.SHA256.hash(message, digest);
-      try {
-        return secp256k1.ecdsaVerify(signature, digest, uncompressed);
-      } catch {
-        // r or s not below the order.
-        return false;
-      }
-    },
-  };
+}
+
+class P256Key implements SigningKey {
+  readonly type = 'p256';
+  readonly #options: { readonly key: KeyObject; readonly dsaEncoding: 'ieee-p1363' };
+
+  constructor(key: KeyObject) {
+    this.#options = { key, dsaEncoding: 'ieee-p1363' };
+  }
+
+  verify(message: Uint8Array, signature: Uint8Array): boolean {
+    if (signature.length !== SIGNATURE_BYTES || !isLowS(signature)) return false;
+    try {
+      return verifyWithKey('sha256', message, this.#options, signature);
+    } catch {
+      return false;
+    }
+  }
 }
 
 function createP256Key(compressed: Uint8Array): SigningKey | null {
   const spki = new Uint8Array(P256_COMPRESSED_SPKI.length + COMPRESSED_BYTES);
   spki.set(P256_COMPRESSED_SPKI);
   spki.set(compressed, P256_COMPRESSED_SPKI.length);
-  let key: KeyObject;
   try {
-    key = createPublicKey({ key: Buffer.from(spki), format: 'der', type: 'spki' });
+    return new P256Key(createPublicKey({ key: Buffer.from(spki), format: 'der', type: 'spki' }));
   } catch {
     return null;
   }
-  const options = { key, dsaEncoding: 'ieee-p1363' } as const;
-  return {
-    type: 'p256',
-    compressed,
-    verify(message, signature) {
-      if (signature.length !== SIGNATURE_BYTES || !isLowS(signature)) return false;
-      try {
-        return verifyWithKey('sha256', message, options, signature);
-      } catch {
-        return false;
-      }
-    },
-  };
 }
 
 /**
- * Builds a key from its 33-byte compressed SEC1 point (which is copied). null: not a point of the curve.
+ * Builds a key from its 33-byte compressed SEC1 point, of which nothing is kept. null: not a point of the curve.
  * `verify` wants the message itself, not its hash, and a 64-byte compact low-S signature.
  */
 export function createSigningKey(type: SigningKey['type'], compressed: Uint8Array): SigningKey | null {
   if (compressed.length !== COMPRESSED_BYTES || (compressed[0] !== 2 && compressed[0] !== 3)) return null;
-  const copy = new Uint8Array(compressed);
-  return type === 'k256' ? createK256Key(copy) : createP256Key(copy);
+  return type === 'k256' ? createK256Key(compressed) : createP256Key(compressed);
 }

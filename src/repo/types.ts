@@ -6,8 +6,6 @@ export type Validation = 'strict' | 'lenient';
 /** A public key ready to verify with: `verify` is built once per key and kept in the worker's cache. */
 export interface SigningKey {
   readonly type: 'p256' | 'k256';
-  /** 33-byte compressed SEC1 point: the form that is stored and compared. */
-  readonly compressed: Uint8Array;
   /** Low-S, 64-byte compact signature over sha-256 of `message`. Never throws. */
   verify(message: Uint8Array, signature: Uint8Array): boolean;
 }
