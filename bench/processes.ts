@@ -91,6 +91,9 @@ export const startSimulator = (options: object): Child =>
 /** Consumers of a firehose (see drain.ts). */
 export const startDrain = (options: object): Child => startChild('drain.ts', [JSON.stringify(options)], {});
 
+/** Clients of Jetstream (see jetstream-drain.ts). */
+export const startJetstreamDrain = (): Child => startChild('jetstream-drain.ts', [], {});
+
 export interface Weir {
   readonly pid: number;
   readonly url: string;

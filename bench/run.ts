@@ -9,6 +9,9 @@ const BENCHMARKS: Record<string, string> = {
   fanout: 'the firehose edge: 100 and 1,000 consumers',
   ingest: 'sockets to durable log with one consumer, 300 and 3,000 hosts (minutes)',
   replay: 'cold consumers through the window, alone and beside live ones',
+  jetstream: 'the JSON view: 100 to 1,000 clients, plain and zstd, filtered, cold (minutes)',
+  'jetstream-encode': "the JSON view's encoding: events located, messages built, against libraries",
+  'jetstream-zstd': "the JSON view's compression, with and without a dictionary",
   restart: 'start with 3,000 hosts and 1M accounts',
   soak: 'memory at saturation, with stalled consumers and a stalled directory (15 minutes)',
 };
@@ -21,7 +24,7 @@ Without names, all but ${[...LONG].join(', ')}. ARGUMENTS go to each of the chos
 bench/NAME.ts. Use it on a machine that does nothing else.
 
 ${Object.entries(BENCHMARKS)
-  .map(([name, what]) => `  ${name.padEnd(12)} ${what}`)
+  .map(([name, what]) => `  ${name.padEnd(16)} ${what}`)
   .join('\n')}
 `;
 

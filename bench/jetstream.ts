@@ -1,0 +1,234 @@
+/**
+ * What does the JSON view cost? The edge serves a log of simulated commits from this process; clients are another
+ * process. Unfiltered clients at two rates, plain and zstd; a thousand with a hundred DIDs each; cold replay of one
+ * client and of a hundred, beside live ones. Baseline: the same log written and read by nobody.
+ *
+ * bun bench/jetstream.ts [SECONDS PER RUN]     default 8
+ */
+
+import { createJetstreamEdge } from '../jetstream/edge/edge.ts';
+import { cachedRecording } from '../simulator/recording.ts';
+import { startServer } from '../src/api/server.ts';
+import { scanFrame } from '../src/firehose/scan.ts';
+import { KIND } from '../src/firehose/types.ts';
+import { didHash } from '../src/log/did-hash.ts';
+import { MAX_PENDING_BYTES, openLog } from '../src/log/log.ts';
+import type { Log, LogEntry } from '../src/log/types.ts';
+import { loadLine, machineLine, memoryOf } from './machine.ts';
+import { CACHE_DIR, startJetstreamDrain, withDirectory } from './processes.ts';
+
+const SECONDS = Number(process.argv[2] ?? 8);
+const EVENTS = 20_000;
+const ACCOUNTS = 5_000;
+const TICK_MS = 4;
+const PROBES = 3;
+const REPLAYED = 100_000;
+
+const recording = await cachedRecording(CACHE_DIR, {
+  hosts: 20,
+  accounts: ACCOUNTS,
+  seed: 3,
+  events: EVENTS,
+});
+const entries: LogEntry[] = [];
+const dids = new Set<string>();
+for (let index = 0; index < recording.events; index++) {
+  const frame = scanFrame(recording.frameAt(index).slice());
+  if (!frame.ok) throw new Error(frame.reason);
+  dids.add(frame.did);
+  entries.push({
+    hostId: 1,
+    upstreamSeq: frame.seq,
+    kind: frame.kind,
+    opCount: frame.ops.length,
+    didHash: didHash(frame.did),
+    frame: frame.bytes,
+    seqStart: frame.seqStart,
+    seqEnd: frame.seqEnd,
+  });
+}
+/** How many messages of v1 an event makes. */
+const messagesOf = ({ kind, opCount }: LogEntry): number =>
+  kind === KIND.commit ? opCount : kind === KIND.sync ? 0 : 1;
+const ops = entries.reduce((sum, entry) => sum + messagesOf(entry), 0) / entries.length;
+const frameBytes = entries.reduce((sum, { frame }) => sum + frame.length, 0) / entries.length;
+
+/** Writes events at a rate until stopped; answers how many events (frames) were written. */
+const startWriter = (log: Log, rate: number) => {
+  const startedAt = performance.now();
+  let written = 0;
+  const timer = setInterval(() => {
+    const due = Math.floor(((performance.now() - startedAt) * rate) / 1000);
+    for (; written < due; written++) log.append(entries[written % entries.length]!, Date.now() * 1000);
+  }, TICK_MS);
+  return {
+    get written() {
+      return written;
+    },
+    stop: () => clearInterval(timer),
+  };
+};
+
+interface Report {
+  readonly messages: number;
+  readonly bytes: number;
+  readonly disorder: number;
+  readonly closed: number;
+  readonly p50: number;
+  readonly p99: number;
+}
+
+const cpuMs = (): number => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+};
+
+await withDirectory(async (dir) => {
+  const log = await openLog({
+    dir,
+    windowMs: 72 * 3_600_000,
+    maxBytes: 1e12,
+    tailBytes: 16 * 1024 * 1024,
+    reserveBytes: 0,
+  });
+  const edge = createJetstreamEdge({ log });
+  const server = startServer({
+    host: '127.0.0.1',
+    port: 0,
+    app: { fetch: () => new Response('', { status: 404 }) },
+    edges: edge.paths,
+  });
+  console.log(
+    `jetstream · ${machineLine()} · simulated commits of ${Math.round(frameBytes)} bytes, ${ops.toFixed(2)} ops each`,
+  );
+
+  /** CPU of writing alone, ms per second. */
+  const baselines = new Map<number, number>();
+  const baseline = async (rate: number): Promise<number> => {
+    const known = baselines.get(rate);
+    if (known !== undefined) return known;
+    const writer = startWriter(log, rate);
+    await Bun.sleep(1000);
+    const before = cpuMs();
+    await Bun.sleep(4000);
+    const cost = (cpuMs() - before) / 4;
+    writer.stop();
+    baselines.set(rate, cost);
+    return cost;
+  };
+
+  const live = async (
+    name: string,
+    rate: number,
+    clients: {
+      count: number;
+      path: string;
+      headers?: Record<string, string>;
+      hellos?: readonly string[];
+    },
+  ): Promise<void> => {
+    const alone = await baseline(rate);
+    const drain = startJetstreamDrain();
+    await drain.hear('ready');
+    drain.tell({ do: 'connect', clients: { url: server.url, probes: PROBES, ...clients } });
+    await drain.hear('connected');
+    const writer = startWriter(log, rate);
+    await Bun.sleep(2000);
+    drain.tell({ do: 'clear' });
+    await drain.hear('cleared');
+    const load = loadLine();
+    const before = cpuMs();
+    const startedAt = performance.now();
+    const writtenBefore = writer.written;
+    await Bun.sleep(SECONDS * 1000);
+    const seconds = (performance.now() - startedAt) / 1000;
+    const cores = (cpuMs() - before) / 1000 / seconds;
+    const written = (writer.written - writtenBefore) / seconds;
+    drain.tell({ do: 'report' });
+    const report = await drain.hear<Report>('report');
+    writer.stop();
+    await drain.stop();
+    const own = Math.max(0.001, cores - alone / 1000);
+    const deliveries = report.messages / seconds;
+    console.log(
+      `${name}: ${Math.round(deliveries).toLocaleString('en')} deliveries/s (${Math.round(written)} events/s written), ` +
+        `${(report.bytes / seconds / 1e6).toFixed(0)} MB/s; ${own.toFixed(2)} core beside ${(alone / 1000).toFixed(2)} for writing = ` +
+        `${Math.round(deliveries / own).toLocaleString('en')} deliveries per core-second; p50 ${report.p50.toFixed(0)} ms, p99 ${report.p99.toFixed(0)} ms; ` +
+        `${report.disorder} out of order, ${report.closed} closed, RSS ${memoryOf(process.pid).rssMb.toFixed(0)} MB (load ${load})`,
+    );
+    await Bun.sleep(500);
+  };
+
+  for (const rate of [400, 2000])
+    for (const count of [100, 500, 1000])
+      for (const zstd of [false, true])
+        await live(`${count} ${zstd ? 'zstd' : 'plain'} clients at ${rate} ev/s`, rate, {
+          count,
+          path: '/subscribe',
+          ...(zstd ? { headers: { 'socket-encoding': 'zstd' } } : {}),
+        });
+
+  const all = [...dids];
+  const hellos = Array.from({ length: 1000 }, (_, client) =>
+    JSON.stringify({
+      type: 'options_update',
+      payload: {
+        wantedDids: Array.from({ length: 100 }, (_, at) => all[(client * 7 + at * 13) % all.length]),
+      },
+    }),
+  );
+  await live('1000 plain clients with 100 wanted DIDs each at 2000 ev/s', 2000, {
+    count: 1000,
+    path: '/subscribe?requireHello=true',
+    hellos,
+  });
+
+  // Cold replay.
+  const from = log.lastSeq + 1;
+  let expected = 0;
+  for (let index = 0; index < REPLAYED; index++) {
+    const entry = entries[index % entries.length]!;
+    expected += messagesOf(entry);
+    log.append(entry, Date.now() * 1000);
+    if (log.stats.pendingBytes > MAX_PENDING_BYTES / 4) await log.whenDurable(log.appendedSeq);
+  }
+  await log.whenDurable(log.appendedSeq);
+  for (const count of [1, 100])
+    for (const zstd of [false, true]) {
+      const drain = startJetstreamDrain();
+      await drain.hear('ready');
+      const before = cpuMs();
+      const startedAt = Date.now();
+      const cursor = count === 1 ? from : log.lastSeq - REPLAYED / 10 + 1;
+      const each = count === 1 ? expected : null;
+      let wanted = each;
+      if (wanted === null) {
+        wanted = 0;
+        for (let index = REPLAYED - REPLAYED / 10; index < REPLAYED; index++)
+          wanted += messagesOf(entries[index % entries.length]!);
+      }
+      drain.tell({ do: 'until', messages: wanted * count });
+      drain.tell({
+        do: 'connect',
+        clients: {
+          url: server.url,
+          path: `/subscribe?cursor=${cursor}${zstd ? '&compress=true' : ''}`,
+          count,
+          probes: 0,
+        },
+      });
+      const { atMs } = await drain.hear<{ atMs: number }>('reached');
+      const seconds = (atMs - startedAt) / 1000;
+      const cores = (cpuMs() - before) / 1000 / seconds;
+      console.log(
+        `${count} cold ${zstd ? 'zstd' : 'plain'} client${count === 1 ? '' : 's'}: ${Math.round((wanted * count) / seconds).toLocaleString('en')} events/s, ` +
+          `${Math.round((wanted * count) / seconds / cores).toLocaleString('en')} per core-second, RSS ${memoryOf(process.pid).rssMb.toFixed(0)} MB (load ${loadLine()})`,
+      );
+      await drain.stop();
+    }
+
+  await edge.close();
+  await server.close();
+  await log.close();
+});
+process.exit(0);
