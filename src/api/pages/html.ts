@@ -4,13 +4,18 @@ import { html, raw } from 'hono/html';
 export type Html = ReturnType<typeof html>;
 
 const STYLE = `
+:root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b1f24; background: #fff }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #e3e6ea; vertical-align: top }
-td.number, th.number { text-align: right } code, pre { font: 13px ui-monospace, monospace; overflow-wrap: anywhere }
+td.number, th.number { text-align: right } td.name { white-space: nowrap } code, pre { font: 13px ui-monospace, monospace; overflow-wrap: anywhere }
 .bad { color: #b00020 } .near { color: #9a5b00 } nav a { margin-right: 1rem } a { color: #0b57d0 }
-.scroll { overflow-x: auto }
-@media (prefers-color-scheme: dark) { body { color: #dfe3e8; background: #14171a } a { color: #8ab4f8 } th, td { border-color: #333a41 } .bad { color: #ff7b86 } .near { color: #f0b35a } }
+.scroll { overflow-x: auto } pre { white-space: pre-wrap; padding: .6rem .8rem; border: 1px solid #e3e6ea; border-radius: 4px }
+form { display: grid; grid-template-columns: 9rem 1fr; gap: .5rem 1rem; align-items: start } form > :last-child { grid-column: 2 }
+textarea, input[type=text] { width: 100%; box-sizing: border-box; font: 13px ui-monospace, monospace; padding: .3rem }
+button, select { font: inherit } form label { padding-top: .2rem } form span label { margin-right: 1rem }
+#live { max-height: 24rem; overflow: auto }
+@media (prefers-color-scheme: dark) { body { color: #dfe3e8; background: #14171a } a { color: #8ab4f8 } th, td, pre { border-color: #333a41 } .bad { color: #ff7b86 } .near { color: #f0b35a } }
 `;
 
 /** A whole page. `title` and `body` may hold anything: text is escaped, Html is not escaped again. */
@@ -23,7 +28,7 @@ export const page = (title: string, body: unknown): Html => html`<!doctype html>
 <style>${raw(STYLE)}</style>
 </head>
 <body>
-<nav><a href="/">weir</a><a href="/hosts">hosts</a></nav>
+<nav><a href="/">weir</a><a href="/hosts">hosts</a><a href="/jetstream">jetstream</a></nav>
 <h1>${title}</h1>
 ${body}
 </body>

@@ -1,8 +1,9 @@
 /**
- * Pages for people, as plain HTML without scripts; the same as JSON by `Accept: application/json` or
- * `?format=json`. Anyone may read them: why a host or an account is not served must never be a secret.
+ * Pages for people, as plain HTML; none needs a script, and only the one that helps to connect has one. The same as
+ * JSON by `Accept: application/json` or `?format=json`. Anyone may read them: why a host or an account is not served
+ * must never be a secret.
  */
-import type { Context, Hono } from 'hono';
+import type { Hono } from 'hono';
 import { html } from 'hono/html';
 import * as v from 'valibot';
 import type { HostView } from '../../hosts/types.ts';
@@ -15,27 +16,12 @@ import { VERSION } from '../version.ts';
 import { xrpcError } from '../xrpc-error.ts';
 import { collectionsPage } from './collections-page.ts';
 import { isNearLimit, rejectionCount, SORTS, type Sort, sortHosts, statusOf } from './host-order.ts';
-import { ago, type Html, number, page, when } from './html.ts';
+import { ago, type Html, number, when } from './html.ts';
+import { addJetstreamPage } from './jetstream.ts';
+import { send, socketOrigin, wantsJson } from './respond.ts';
 
 /** A page of the host list; the rest is reached by narrowing to a status. */
 export const MAX_LISTED_HOSTS = 5_000;
-
-const wantsJson = (c: Context): boolean => {
-  const format = c.req.query('format');
-  if (format !== undefined) return format === 'json';
-  const accept = c.req.header('accept') ?? '';
-  return accept.includes('application/json') && !accept.includes('text/html');
-};
-
-const send = (c: Context, title: string, body: unknown): Response | Promise<Response> => {
-  c.header(
-    'content-security-policy',
-    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-  );
-  c.header('x-content-type-options', 'nosniff');
-  c.header('referrer-policy', 'no-referrer');
-  return c.html(page(title, body));
-};
 
 const hostJson = (view: HostView) => ({
   hostname: view.row.hostname,
@@ -98,7 +84,7 @@ ${rejections.map(
 <td class="number">${row.upstreamSeq}</td><td><code>${row.rev}</code></td></tr>`,
 )}</table></div>`;
 
-const frontPage = (summary: Summary, origin: string, hasCollections: boolean): Html => html`
+const frontPage = (summary: Summary, sockets: string, hasCollections: boolean): Html => html`
 <p>An AT Protocol relay: it follows every host it knows, verifies what they send, orders and keeps it, and serves it
 as one stream. Version ${VERSION}.</p>
 <table>
@@ -108,8 +94,10 @@ as one stream. Version ${VERSION}.</p>
 <tr><th>replay window</th><td>seq ${summary.oldestSeq} to ${summary.lastSeq}</td></tr>
 </table>
 <h2>Connect</h2>
-<pre>${origin.replace(/^http/, 'ws')}/xrpc/com.atproto.sync.subscribeRepos</pre>
+<pre>${sockets}/xrpc/com.atproto.sync.subscribeRepos</pre>
 <p>With <code>?cursor=0</code> from the oldest event kept, with <code>?cursor=N</code> from the one after seq N.</p>
+<p>The same as JSON, filtered as you like: <a href="/jetstream">how to connect</a>.</p>
+<pre>${sockets}/subscribe</pre>
 <h2>Endpoints</h2>
 <ul>
 <li><code>com.atproto.sync.subscribeRepos</code> (WebSocket)</li>
@@ -123,7 +111,9 @@ ${
 <a href="/collections"><code>/collections</code></a>: how the index of collections stands</li>
 `
     : ''
-}<li><a href="/_health"><code>/_health</code></a></li>
+}<li><a href="/jetstream"><code>/subscribe</code></a>, <code>network.bsky.jetstream.subscribeEvents</code>
+(WebSockets), <code>network.bsky.jetstream.getZstdDictionary</code></li>
+<li><a href="/_health"><code>/_health</code></a></li>
 <li><a href="/hosts"><code>/hosts</code></a>, <code>/hosts/HOSTNAME</code>, <code>/accounts/DID</code>: why something
 is or is not served; as JSON with <code>?format=json</code></li>
 </ul>`;
@@ -227,8 +217,10 @@ export const addPages = (
   app.get('/', async (c) => {
     const summary = await pages.summary();
     if (wantsJson(c)) return c.json({ name: 'weir', version: VERSION, ...summary });
-    return send(c, 'weir', frontPage(summary, new URL(c.req.url).origin, pages.collections !== undefined));
+    return send(c, 'weir', frontPage(summary, socketOrigin(c), pages.collections !== undefined));
   });
+
+  addJetstreamPage(app);
 
   app.get('/hosts', (c) => {
     const asked = c.req.query('sort');
