@@ -9,6 +9,7 @@ const HELP = `weir, an AT Protocol relay
   bun run demo           all of it on this machine, without a network, with a summary
   bun run simulate       a simulated network alone, for any relay to follow
   bun run log            inspect or verify a log directory
+  bun run backfill       fill the collection index and the account list from another relay or from hosts
 
 Each takes --help.
 `;
@@ -90,6 +91,8 @@ const run = async (): Promise<number> => {
       return (await import('../simulator/command.ts')).simulateCommand(args, out);
     case 'log':
       return (await import('./log/command.ts')).logCommand(args, out);
+    case 'backfill':
+      return (await import('./backfill/command.ts')).backfillCommand(args, out);
     case 'help':
     case '--help':
     case '-h':

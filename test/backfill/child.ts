@@ -1,0 +1,15 @@
+/**
+ * The backfill as a process of its own, to be killed by tests: the command as it is, over the plain index of
+ * fake-index.ts, with retries that do not wait for minutes.
+ * Usage: bun child.ts INDEX_FILE ARGS…, with RELAY_DATA_DIR and so on in the environment.
+ */
+import { backfillCommand } from '../../src/backfill/command.ts';
+import { openFakeIndex } from './fake-index.ts';
+
+const [file, ...args] = process.argv.slice(2);
+const code = await backfillCommand(args, (line) => process.stdout.write(`${line}\n`), {
+  openIndex: async () => openFakeIndex(file!),
+  sourceRetryMs: [200, 200, 200],
+  repoRetryMs: [200, 200],
+});
+process.exit(code);
