@@ -44,16 +44,17 @@ export interface InterestStats {
   readonly bytes: number;
 }
 
-/** Of the DIDs of all filters together, by the estimate below: about 100 full filters that have nothing in common. */
+/** Of the DIDs of all filters together, by the estimates below: about 100 full filters that have nothing in common. */
 export const MAX_INTEREST_BYTES = 256 * 1024 * 1024;
-/** What a DID takes in a filter and in the index, beside its characters; measured, with room. */
-export const BYTES_PER_INTEREST = 220;
+/** What a DID takes in each filter that names it; measured, with room. */
+export const BYTES_PER_INTEREST = 80;
+/** What a DID takes beside its characters, however many filters name it; measured, with room. */
+export const BYTES_PER_DID = 130;
 
 interface OwnGroup<Attachment> extends Group<Attachment> {
   members: number;
   batch: JetstreamEvent[];
   readonly key: string;
-  readonly bytes: number;
 }
 
 /** A DID and who names it. Most are named by one group: a list for each would cost more than the DID. */
@@ -139,10 +140,10 @@ export const createInterests = <Attachment = unknown>(
   let didCount = 0;
   let bytes = 0;
 
-  const bytesOf = (dids: ReadonlySet<string> | null): number => {
-    if (dids === null) return 0;
-    let sum = 0;
-    for (const did of dids) sum += BYTES_PER_INTEREST + did.length;
+  /** What a new group would take. */
+  const costOf = (dids: ReadonlySet<string>): number => {
+    let sum = dids.size * BYTES_PER_INTEREST;
+    for (const did of dids) if (!byDid.has(did)) sum += BYTES_PER_DID + did.length;
     return sum;
   };
 
@@ -178,7 +179,6 @@ export const createInterests = <Attachment = unknown>(
     const { dids } = group.filter;
     addTo(byKey, group.key, group);
     groupCount++;
-    bytes += group.bytes;
     if (dids === null) {
       places(
         group,
@@ -188,10 +188,13 @@ export const createInterests = <Attachment = unknown>(
       return;
     }
     didCount += dids.size;
+    bytes += dids.size * BYTES_PER_INTEREST;
     for (const did of dids) {
       const named = byDid.get(did);
-      if (named === undefined) byDid.set(did, new Named(did, group));
-      else if (Array.isArray(named.groups)) named.groups.push(group);
+      if (named === undefined) {
+        byDid.set(did, new Named(did, group));
+        bytes += BYTES_PER_DID + did.length;
+      } else if (Array.isArray(named.groups)) named.groups.push(group);
       else named.groups = [named.groups, group];
     }
   };
@@ -200,7 +203,6 @@ export const createInterests = <Attachment = unknown>(
     const { dids } = group.filter;
     dropFrom(byKey, group.key, group);
     groupCount--;
-    bytes -= group.bytes;
     if (dids === null) {
       places(
         group,
@@ -210,6 +212,7 @@ export const createInterests = <Attachment = unknown>(
       return;
     }
     didCount -= dids.size;
+    bytes -= dids.size * BYTES_PER_INTEREST;
     for (const did of dids) {
       const named = byDid.get(did)!;
       if (Array.isArray(named.groups)) {
@@ -217,6 +220,7 @@ export const createInterests = <Attachment = unknown>(
         if (named.groups.length === 1) named.groups = named.groups[0]!;
       } else {
         byDid.delete(did);
+        bytes -= BYTES_PER_DID + did.length;
       }
     }
   };
@@ -270,15 +274,13 @@ export const createInterests = <Attachment = unknown>(
         equal.members++;
         return equal;
       }
-      const groupBytes = bytesOf(filter.dids);
-      if (groupBytes > 0 && bytes + groupBytes > maxBytes) return null;
+      if (filter.dids !== null && filter.dids.size > 0 && bytes + costOf(filter.dids) > maxBytes) return null;
       const group: Own = {
         filter: filter.dids === null ? filter : { ...filter, dids: share(filter.dids) },
         members: 1,
         batch: [],
         attachment: undefined,
         key,
-        bytes: groupBytes,
       };
       add(group);
       return group;

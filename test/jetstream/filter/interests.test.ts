@@ -1,6 +1,11 @@
 import { describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
-import { BYTES_PER_INTEREST, createInterests, type Group } from '../../../jetstream/filter/interests.ts';
+import {
+  BYTES_PER_DID,
+  BYTES_PER_INTEREST,
+  createInterests,
+  type Group,
+} from '../../../jetstream/filter/interests.ts';
 import { matches } from '../../../jetstream/filter/match.ts';
 import type { Filter, JetstreamEvent } from '../../../jetstream/types.ts';
 import { KIND } from '../../../src/firehose/types.ts';
@@ -116,14 +121,20 @@ describe('interests', () => {
     const parsed = () => new Set<string>(JSON.parse(JSON.stringify(DIDS)));
     const first = interests.join({ ...EVERYTHING, dids: parsed() })!;
     interests.join({ ...EVERYTHING, dids: parsed(), kinds: 0b10 });
-    expect(interests.stats).toMatchObject({ groups: 2, dids: 24, distinctDids: 12 });
+    const length = DIDS.reduce((sum, did) => sum + did.length, 0);
+    expect(interests.stats).toEqual({
+      groups: 2,
+      dids: 24,
+      distinctDids: 12,
+      bytes: 24 * BYTES_PER_INTEREST + 12 * BYTES_PER_DID + length,
+    });
     interests.leave(first);
     expect(interests.stats).toMatchObject({ groups: 1, dids: 12, distinctDids: 12 });
     expect(interests.route([anEvent()])).toHaveLength(1);
   });
 
   test('refuse DIDs beyond their bound, and nothing else', () => {
-    const size = DIDS.reduce((sum, did) => sum + did.length + BYTES_PER_INTEREST, 0);
+    const size = DIDS.reduce((sum, did) => sum + did.length + BYTES_PER_DID + BYTES_PER_INTEREST, 0);
     const interests = createInterests({ maxBytes: size });
     const full = interests.join({ ...EVERYTHING, dids: new Set(DIDS) })!;
     expect(interests.stats.bytes).toBe(size);
