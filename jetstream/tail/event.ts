@@ -21,7 +21,7 @@ export interface ShownEvent {
 
 export type Message =
   | ShownEvent
-  /** Everything up to here was given or is not wanted. */
+  /** Where the stream is, when there is nothing to send: a cursor to come back with. */
   | { readonly what: 'heartbeat'; readonly position: number }
   /** A notice, or the reason why the stream ends. */
   | { readonly what: 'notice'; readonly isError: boolean; readonly name: string; readonly text: string }

@@ -5,7 +5,7 @@ import type { Version } from '../types.ts';
  * again, in version 2 with all ops of its commit, which share a seq.
  */
 export const createPosition = (version: Version, cursor: string | null) => {
-  /** The last position, and how many events stood at it; everything of it after a heartbeat. */
+  /** The last position, and how many events came that stand at it. */
   let last: number | null = null;
   let seen = 0;
   /** Since the reconnect: whether events may come again, and how many at `last` came. */
@@ -38,11 +38,12 @@ export const createPosition = (version: Version, cursor: string | null) => {
       }
       return true;
     },
-    /** Everything up to here was given, or is not wanted. */
+    /** A heartbeat: everything before this was given, or is not wanted; what is at it may be yet to come. */
     reached(position: number): void {
-      if (last !== null && position < last) return;
+      if (last !== null && position <= last) return;
       last = position;
-      seen = Infinity;
+      seen = 0;
+      repeated = 0;
     },
   };
 };
