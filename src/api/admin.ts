@@ -1,6 +1,8 @@
 /** The admin routes, in the shapes that existing operator tools speak. Authentication comes before them. */
-import type { Hono } from 'hono';
+import type { Context, Hono } from 'hono';
 import * as v from 'valibot';
+import { parseAdminSpec } from '../backfill/admin-spec.ts';
+import type { BackfillControl, BackfillReply } from '../backfill/types.ts';
 import type { HostView } from '../hosts/types.ts';
 import type { ApiEnv } from './api.ts';
 import { checkBody, checkQuery, hostnameSchema } from './params.ts';
@@ -35,7 +37,11 @@ const listRow = (view: HostView) => {
 /** Adds the routes to the app. */
 export const addAdminRoutes = (
   app: Hono<ApiEnv>,
-  dependencies: { readonly roster: ApiRoster; readonly consumers: () => readonly ConsumerView[] },
+  dependencies: {
+    readonly roster: ApiRoster;
+    readonly consumers: () => readonly ConsumerView[];
+    readonly backfill?: BackfillControl;
+  },
 ): void => {
   const { roster, consumers } = dependencies;
 
@@ -80,4 +86,28 @@ export const addAdminRoutes = (
       })),
     ),
   );
+
+  if (dependencies.backfill !== undefined) addBackfillRoutes(app, dependencies.backfill);
+};
+
+/** Start, pause, resume, cancel, status. A refusal (nothing to pause, one is running already) is a 409. */
+const addBackfillRoutes = (app: Hono<ApiEnv>, backfill: BackfillControl): void => {
+  const answer = (c: Context<ApiEnv>, reply: BackfillReply): Response =>
+    reply.ok ? c.json({ ...SUCCESS, run: reply.runId }) : xrpcError(c, 409, 'InvalidRequest', reply.message);
+
+  app.post('/admin/backfill/start', async (c) => {
+    let body: unknown;
+    try {
+      body = await c.req.raw.json();
+    } catch {
+      return xrpcError(c, 400, 'InvalidRequest', 'the body must be JSON');
+    }
+    const parsed = parseAdminSpec(body);
+    if (!parsed.ok) return xrpcError(c, 400, 'InvalidRequest', parsed.message);
+    return answer(c, await backfill.start(parsed.spec));
+  });
+  app.post('/admin/backfill/pause', async (c) => answer(c, await backfill.pause()));
+  app.post('/admin/backfill/resume', async (c) => answer(c, await backfill.resume()));
+  app.post('/admin/backfill/cancel', async (c) => answer(c, await backfill.cancel()));
+  app.get('/admin/backfill/status', async (c) => c.json({ backfill: await backfill.status() }));
 };

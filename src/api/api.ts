@@ -6,6 +6,7 @@
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { cors } from 'hono/cors';
+import type { BackfillControl } from '../backfill/types.ts';
 import type { CollectionReader } from '../collections/types.ts';
 import { addAdminRoutes } from './admin.ts';
 import { adminAuth } from './admin-auth.ts';
@@ -30,6 +31,8 @@ export interface ApiOptions {
   readonly pages: Pages;
   /** Reads of the collection index; absent: its routes answer MethodNotImplemented. */
   readonly collections?: CollectionReader;
+  /** Absent: no admin routes for it. */
+  readonly backfill?: BackfillControl;
   /** All consumers of all edges. */
   readonly consumers: () => readonly ConsumerView[];
   /** The problems right now, in words; none = healthy. See createHealth. */
@@ -110,7 +113,11 @@ export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
       failures: createRateLimiter({ ...FAILED_LOGINS, maxKeys: MAX_LIMITED_ADDRESSES, clock }),
     }),
   );
-  addAdminRoutes(app, { roster: options.roster, consumers: options.consumers });
+  addAdminRoutes(app, {
+    roster: options.roster,
+    consumers: options.consumers,
+    ...(options.backfill === undefined ? {} : { backfill: options.backfill }),
+  });
   addPages(app, { pages: options.pages, clock });
 
   app.notFound((c) => {
