@@ -323,7 +323,7 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
           if (client === undefined || client.batch === batchNumber) continue;
           client.batch = batchNumber;
           send(client, batch, startedMs);
-          if (!pressed || client.liveIndex < 0) continue;
+          if (!pressed) continue;
           const next = batch[pumped];
           leaveLive(client);
           if (next === undefined) setPlace(client, liveSeq, 0);
@@ -363,19 +363,17 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
     if (log.lastSeq >= liveSeq) scheduleFlush();
   };
 
-  /** A client that found the end of the log, which may be past what the live ones have been given so far. */
-  const reachEnd = (client: Client): void => {
-    setPlace(client, log.lastSeq + 1, 0);
-    if (liveCount > 0 && client.seq > liveSeq) flushLive();
-    // A flush that ran out of time is waited for.
-    if (liveCount > 0 && client.seq > liveSeq) standInLine(client);
-    else joinLive(client);
-  };
-
   /** Whether the client's place lies behind events that the live ones have not been given yet. */
   const isBeyondLive = (client: Client): boolean =>
     liveCount > 0 &&
     (client.seq > liveSeq || (client.seq === liveSeq && (client.opIndex > 0 || client.fromTimeUs > 0)));
+
+  /** A client that found the end of the log, which may be past what the live ones have been given so far. */
+  const reachEnd = (client: Client): void => {
+    setPlace(client, log.lastSeq + 1, 0);
+    if (isBeyondLive(client)) standInLine(client);
+    else joinLive(client);
+  };
 
   const mayWant = ({ record }: Entry, filter: Filter, didHashes: ReadonlySet<number> | null): boolean =>
     (filter.kinds & (1 << record.kind)) !== 0 && (didHashes === null || didHashes.has(record.didHash));
