@@ -25,7 +25,7 @@ const isHostAt = (text: string, start: number): boolean => {
 };
 
 /** `com.example.*` names a family, not a collection. */
-const isFamily = (text: string, end: number): boolean => text[end] === '*';
+const isFamily = (text: string, end: number): boolean => text[end] === '*' && text[end - 1] === '.';
 
 /**
  * The collections that a text names, each once, in the order they come.
