@@ -73,6 +73,8 @@ export const MAX_PENDING_BYTES = 64 * 1024 * 1024;
 const HARD_PENDING_BYTES = 4 * MAX_PENDING_BYTES;
 /** Unit of memory of pending records and tail. Chunks are used again once the tail has dropped all of their parts. */
 const CHUNK_BYTES = 256 * 1024;
+/** What a group at full speed takes is what the tail has dropped just before it; what a burst needed is given up. */
+const MAX_FREE_CHUNKS = 8;
 /** A group is closed at this size: bounds one write, and how far a segment outgrows its size. */
 const MAX_GROUP_BYTES = 4 * 1024 * 1024;
 /** With this much pending, a group commit does not wait for its time. */
@@ -404,14 +406,13 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
     recovered.segments[0]?.header.seed ?? options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
   const recordSeed = BigInt(seed);
   const tailBytes = options.tailBytes ?? DEFAULT_TAIL_BYTES;
-  /** Chunks to be written anew: at most as many as the tail holds when it is full. */
+  /** Chunks to be written anew. */
   const freeChunks: Chunk[] = [];
-  const maxFreeChunks = Math.ceil(tailBytes / CHUNK_BYTES);
   let chunk: Chunk = newChunk(CHUNK_BYTES);
   const tail = createTail(tailBytes, (part) => {
     const used = (part as MutablePart).chunk;
     if (--used.parts > 0 || used === chunk || used.bytes.length !== CHUNK_BYTES) return;
-    if (freeChunks.length >= maxFreeChunks) return;
+    if (freeChunks.length >= MAX_FREE_CHUNKS) return;
     used.used = 0;
     freeChunks.push(used);
   });

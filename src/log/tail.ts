@@ -34,8 +34,12 @@ interface HeldPart {
 /** What a part costs beside its bytes, rounded up: bounds memory when groups are single small events. */
 const PART_OVERHEAD_BYTES = 256;
 
-/** Parts are new, their records made once for all, while this much was pushed at or after them: 0.8 s at 10 MB/s. */
-export const SHARED_BYTES = 8 * 1024 * 1024;
+/**
+ * Parts are new, their records made once for all, while this much was pushed at or after them: what comes at full
+ * speed within the tick of the edges, each of which reads once for all of its live consumers. The longer a copy
+ * lives, the likelier it outlives a minor collection, and then costs memory until the next full one.
+ */
+export const SHARED_BYTES = 512 * 1024;
 
 /** A read that came to the end of a part with this much does not start another: so that lists can be shared. */
 const ENOUGH_BYTES = 64 * 1024;
