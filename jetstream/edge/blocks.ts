@@ -63,9 +63,7 @@ export interface Blocks {
   items(block: Block, entry: Entry): readonly Item[];
   /** Notes that something was made that the block now holds. */
   grow(block: Block, bytes: number): void;
-  /** Gives reading positions back to the log. */
-  closeCursors(): void;
-  /** Forgets everything. */
+  /** Forgets everything, and gives reading positions back to the log. */
   clear(): void;
   readonly heldBytes: number;
   readonly size: number;
@@ -115,17 +113,13 @@ export const createBlocks = (options: {
     }
   };
 
-  const closeCursors = (): void => {
-    for (const cursor of cursors.values()) cursor.close();
-    cursors.clear();
-  };
-
   const clear = (): void => {
     for (const block of blocks) block.isCached = false;
     blocks = [];
     byUse.clear();
     heldBytes = 0;
-    closeCursors();
+    for (const cursor of cursors.values()) cursor.close();
+    cursors.clear();
   };
 
   const takeCursor = (seq: number): LogCursor => {
@@ -217,7 +211,6 @@ export const createBlocks = (options: {
       // What was dropped is in use for this turn at most.
       if (block.isCached) heldBytes += bytes;
     },
-    closeCursors,
     clear,
     get heldBytes() {
       return heldBytes;

@@ -49,16 +49,20 @@ export interface JetstreamEdge {
 
 /** Numbers by word; clients are now, all others totals since the start. */
 export interface JetstreamStats {
+  /** One for each endpoint and compression (none, zstd) that anyone asked for. */
   readonly formats: readonly {
     readonly version: Version;
-    readonly compression: 'none' | 'zstd';
+    readonly compression: string;
     readonly clients: number;
     readonly events: number;
     readonly bytes: number;
   }[];
+  readonly filtered: number;
+  readonly oversize: number;
+  readonly encodes: Readonly<Record<'v1' | 'v2' | 'zstd' | 'undecodable', number>>;
   /** live, seq, time, future, outdated. */
   readonly cursors: Readonly<Record<string, number>>;
-  /** client, shutdown, too_slow, no_pong, … */
+  /** client, shutdown, too_slow, no_pong, data_frame, bad_options, too_many_options, too_many_dids, internal_error. */
   readonly disconnects: Readonly<Record<string, number>>;
 }
 
@@ -571,7 +575,8 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
         count(disconnects, client.cause);
         if (client.group !== null) leaveGroup(client.group);
         client.group = null;
-        if (consumers.all.size === 0) blocks.closeCursors();
+        // Nobody is there to share anything with.
+        if (consumers.all.size === 0) blocks.clear();
       },
       arrange: (round) => void round.sort((a, b) => a.seq - b.seq),
       beforeClose() {
@@ -670,14 +675,34 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
       return counters;
     },
     get stats() {
-      return {
-        formats: formats.map(({ version, compressor, clients, events, bytes }) => ({
+      const sums = new Map<
+        string,
+        { version: Version; compression: string; clients: number; events: number; bytes: number }
+      >();
+      for (const { version, compressor, clients, events, bytes } of formats) {
+        const compression = compressor === null ? 'none' : 'zstd';
+        const sum = sums.get(version + compression) ?? {
           version,
-          compression: compressor === null ? ('none' as const) : ('zstd' as const),
-          clients,
-          events,
-          bytes,
-        })),
+          compression,
+          clients: 0,
+          events: 0,
+          bytes: 0,
+        };
+        sum.clients += clients;
+        sum.events += events;
+        sum.bytes += bytes;
+        sums.set(version + compression, sum);
+      }
+      return {
+        formats: [...sums.values()],
+        filtered: counters.filtered,
+        oversize: counters.oversize,
+        encodes: {
+          v1: counters.encodesV1,
+          v2: counters.encodesV2,
+          zstd: counters.compressions,
+          undecodable: counters.undecodable,
+        },
         cursors: Object.fromEntries(cursorKinds),
         disconnects: Object.fromEntries(disconnects),
       };

@@ -5,10 +5,10 @@ import type { JetstreamCounters, JetstreamLimits } from './types.ts';
 export const BLOCK_BYTES = 256 * 1024;
 
 /**
- * Records and their messages, to be shared by clients: five seconds of a busy network, or the places in the log of a
+ * Records and their messages, to be shared by clients: seconds of a busy network, or the places in the log of a
  * hundred clients that catch up.
  */
-export const MAX_CACHE_BYTES = 64 * 1024 * 1024;
+export const MAX_CACHE_BYTES = 32 * 1024 * 1024;
 
 /** Blocks of live batches may hold a single record each. */
 export const MAX_BLOCKS = 8_192;

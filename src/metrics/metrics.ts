@@ -134,6 +134,39 @@ export const createMetrics = (sources: MetricsSources): Registry => {
   );
   counter('relay_consumers_too_slow_total', 'Consumers given up.', ['edge'], ofEdges('tooSlow'));
 
+  const jetstream = sources.jetstream?.bind(sources);
+  if (jetstream !== undefined) {
+    const byFormat = (what: 'clients' | 'events' | 'bytes') => () =>
+      jetstream().formats.map(
+        (format) => [{ endpoint: format.version, compression: format.compression }, format[what]] as const,
+      );
+    const labels = ['endpoint', 'compression'];
+    gauge('relay_jetstream_clients', 'Jetstream clients connected.', labels, byFormat('clients'));
+    counter('relay_jetstream_events_total', 'Events sent to Jetstream clients.', labels, byFormat('events'));
+    counter('relay_jetstream_bytes_total', 'Bytes sent to Jetstream clients.', labels, byFormat('bytes'));
+    counter('relay_jetstream_filtered_total', 'Events not sent because of a filter, over clients.', [], () =>
+      one(jetstream().filtered),
+    );
+    counter(
+      'relay_jetstream_oversize_total',
+      'Events not sent because of their size, over clients.',
+      [],
+      () => one(jetstream().oversize),
+    );
+    counter(
+      'relay_jetstream_encodes_total',
+      'Messages made: v1 and v2 encoded, zstd compressed; undecodable came to nothing.',
+      ['what'],
+      () => by('what', jetstream().encodes),
+    );
+    counter('relay_jetstream_cursors_total', 'Where clients began, by kind of cursor.', ['kind'], () =>
+      by('kind', jetstream().cursors),
+    );
+    counter('relay_jetstream_disconnects_total', 'Clients gone, by reason.', ['reason'], () =>
+      by('reason', jetstream().disconnects),
+    );
+  }
+
   counter('relay_resolver_total', 'What the identity resolver did.', ['what'], function* () {
     for (const [name, value] of Object.entries(sources.resolver())) yield [{ what: snake(name) }, value];
   });

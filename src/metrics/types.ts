@@ -29,6 +29,23 @@ export interface EdgeMetrics {
   readonly totals: Totals;
 }
 
+/** Each total by its words. */
+export interface JetstreamMetrics {
+  /** One for each endpoint and compression; clients are now. */
+  readonly formats: readonly {
+    readonly version: string;
+    readonly compression: string;
+    readonly clients: number;
+    readonly events: number;
+    readonly bytes: number;
+  }[];
+  readonly filtered: number;
+  readonly oversize: number;
+  readonly encodes: Totals;
+  readonly cursors: Totals;
+  readonly disconnects: Totals;
+}
+
 export interface StateMetrics {
   /** Log seq that the database reflects. */
   readonly position: number;
@@ -55,6 +72,7 @@ export interface MetricsSources {
   ingest(): IngestMetrics;
   log(): { readonly lastSeq: number; readonly oldestSeq: number; readonly stats: LogStats };
   edges(): readonly EdgeMetrics[];
+  jetstream?(): JetstreamMetrics;
   eventLoop(): EventLoopLag;
   /** Hosts by status, and how many are connected. */
   hosts(): { readonly byStatus: Totals; readonly connected: number };
