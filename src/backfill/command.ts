@@ -23,7 +23,15 @@ import { createAsker, StoppedError } from './ask.ts';
 import { type BackfillDatabase, openBackfillDatabase } from './database.ts';
 import type { BackfillIndex } from './index-port.ts';
 import { writeListedAccounts } from './listed-accounts.ts';
-import { BACKFILL_HELP, type Command, parseCommand, specOf, WishError, type WishReader } from './options.ts';
+import {
+  BACKFILL_HELP,
+  type Command,
+  DEFAULT_REQUESTS_PER_WINDOW,
+  parseCommand,
+  specOf,
+  WishError,
+  type WishReader,
+} from './options.ts';
 import {
   cancelIdleRun,
   createProgress,
@@ -129,7 +137,8 @@ interface Session {
   readonly log: StateLog;
   /** Replaced when it was lost. */
   database: BackfillDatabase;
-  readonly requestsPerWindow: number;
+  /** Of the command line; null = as the run has it. */
+  readonly requestsPerWindow: number | null;
   readonly supervised: boolean;
 }
 
@@ -262,7 +271,12 @@ const chooseRun = async (session: Session, command: Command, progress: Progress)
         `backfill ${unfinished.runId} has not ended: \`bun run backfill\` goes on with it, \`bun run backfill --cancel\` ends it`,
       );
     const spec = await specOf(command.wish, wishReader(session));
-    return progress.create(spec, 'terminal', Date.now());
+    const { requestsPerWindow } = session;
+    return progress.create(
+      requestsPerWindow === null ? spec : { ...spec, requestsPerWindow },
+      'terminal',
+      Date.now(),
+    );
   }
   if (command.kind === 'retry') {
     const last = unfinished ?? (await progress.last());
@@ -331,7 +345,7 @@ const workOn = async (
   index: BackfillIndex,
   asked: AbortSignal,
 ): Promise<RunEnd> => {
-  const { config, parts, out, requestsPerWindow } = session;
+  const { config, parts, out } = session;
   const stopper = new AbortController();
   const stop = (): void => stopper.abort();
   if (asked.aborted) stop();
@@ -349,7 +363,7 @@ const workOn = async (
 
   const politeness = createPoliteness({
     maxConcurrentPerGroup: CONCURRENT_PER_GROUP,
-    requestsPerWindow,
+    requestsPerWindow: session.requestsPerWindow ?? run.spec.requestsPerWindow ?? DEFAULT_REQUESTS_PER_WINDOW,
     nowMs,
     sleep: Bun.sleep,
   });

@@ -41,7 +41,7 @@ export const DEFAULT_SAMPLE = 1_000;
 export const MAX_SAMPLE = 100_000;
 /** A window's allowance of Bluesky's hosts is 3,000; the rest is for the relay's own questions. */
 export const DEFAULT_REQUESTS_PER_WINDOW = 2_500;
-const MAX_REQUESTS_PER_WINDOW = 1_000_000;
+export const MAX_REQUESTS_PER_WINDOW = 1_000_000;
 
 export type Command =
   | { readonly kind: 'help' }
@@ -64,7 +64,8 @@ export type Parsed =
   | {
       readonly ok: true;
       readonly command: Command;
-      readonly requestsPerWindow: number;
+      /** null: as the run has it, or the default. */
+      readonly requestsPerWindow: number | null;
       readonly supervised: boolean;
     }
   | { readonly ok: false; readonly message: string };
@@ -82,10 +83,10 @@ const baseUrl = (text: string): string | null => {
   }
 };
 
-const wholeNumber = (text: string | undefined, fallback: number, most: number): number | null => {
-  if (text === undefined) return fallback;
+/** undefined: it is none, or out of bounds. */
+const wholeNumber = (text: string, most: number): number | undefined => {
   const value = /^\d{1,9}$/.test(text) ? Number(text) : 0;
-  return value >= 1 && value <= most ? value : null;
+  return value >= 1 && value <= most ? value : undefined;
 };
 
 /** Reads the arguments. Never throws. */
@@ -97,12 +98,10 @@ export const parseCommand = (args: readonly string[]): Parsed => {
     return no((error as Error).message.split('. ')[0]!);
   }
   const { values, positionals } = parsed;
-  const requestsPerWindow = wholeNumber(
-    values.requests,
-    DEFAULT_REQUESTS_PER_WINDOW,
-    MAX_REQUESTS_PER_WINDOW,
-  );
-  if (requestsPerWindow === null) return no(`--requests takes a number from 1 to ${MAX_REQUESTS_PER_WINDOW}`);
+  const requestsPerWindow =
+    values.requests === undefined ? null : wholeNumber(values.requests, MAX_REQUESTS_PER_WINDOW);
+  if (requestsPerWindow === undefined)
+    return no(`--requests takes a number from 1 to ${MAX_REQUESTS_PER_WINDOW}`);
   const command = (what: Command): Parsed => ({
     ok: true,
     command: what,
@@ -142,8 +141,8 @@ export const parseCommand = (args: readonly string[]): Parsed => {
   }
   if (values.verify) {
     if (values.all && values.sample !== undefined) return no('--all or --sample, not both');
-    const sample = wholeNumber(values.sample, DEFAULT_SAMPLE, MAX_SAMPLE);
-    if (sample === null) return no(`--sample takes a number from 1 to ${MAX_SAMPLE}`);
+    const sample = values.sample === undefined ? DEFAULT_SAMPLE : wholeNumber(values.sample, MAX_SAMPLE);
+    if (sample === undefined) return no(`--sample takes a number from 1 to ${MAX_SAMPLE}`);
     return command({
       kind: 'start',
       wish: { kind: 'verify', collections: positionals, sample: values.all ? null : sample },

@@ -2,7 +2,12 @@
 import type { BackfillReason } from './reasons.ts';
 
 /** What a run does. Stored with the run: a resumed run does what was asked for. */
-export type BackfillSpec =
+export type BackfillSpec = BackfillTask & {
+  /** Most requests per five minutes to hosts that share a limit; absent: the default. */
+  readonly requestsPerWindow?: number;
+};
+
+export type BackfillTask =
   | {
       readonly kind: 'relay';
       /** Base URL of the other relay. */

@@ -33,7 +33,7 @@ export const cidOf = (n: number): string => {
 };
 
 /** Told of each request before it is answered; a response replaces the answer. */
-export type Fault = (url: URL, nth: number) => Response | Promise<Response> | null;
+export type Fault = (url: URL, nth: number) => Response | null | Promise<Response | null>;
 
 export interface FakeServer {
   readonly url: string;

@@ -17,6 +17,7 @@ import { parseCommand } from '../../src/backfill/options.ts';
 import { collectionsOfRepo } from '../../src/backfill/repo-collections.ts';
 import { isDid, isNsid, isTid } from '../../src/repo/syntax.ts';
 import { cidOf, didOf } from './fake-servers.ts';
+import { repoCar } from './repo-car.ts';
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const json = (value: unknown): Uint8Array => bytes(JSON.stringify(value));
@@ -343,5 +344,32 @@ describe('what an admin asks for', () => {
       { from: 'verify', sample: 0 },
     ])
       expect(parseAdminSpec(body).ok).toBe(false);
+  });
+});
+
+describe('a whole repo', () => {
+  test('gives its collections, whatever its size', async () => {
+    for (const [collections, records] of [
+      [[], 1],
+      [['a.b.c'], 1],
+      [['app.bsky.feed.like', 'app.bsky.feed.post', 'com.example.thing', 'zone.last.one'], 300],
+    ] as const) {
+      const car = await repoCar(didOf(1), collections, records);
+      expect(collectionsOfRepo(car, didOf(1))?.sort()).toEqual([...collections]);
+      expect(collectionsOfRepo(car, didOf(2))).toBe(null);
+    }
+  });
+
+  test('that is damaged anywhere gives nothing', async () => {
+    const car = await repoCar(didOf(1), ['a.b.c', 'd.e.f'], 20);
+    fc.assert(
+      fc.property(fc.nat(car.length - 1), fc.integer({ min: 1, max: 255 }), (at, change) => {
+        const damaged = car.slice();
+        damaged[at]! ^= change;
+        expect(collectionsOfRepo(damaged, didOf(1))).toBe(null);
+        expect(collectionsOfRepo(car.subarray(0, at), didOf(1))).toBe(null);
+      }),
+      { numRuns: 300 },
+    );
   });
 });

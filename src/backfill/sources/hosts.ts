@@ -15,7 +15,7 @@ import type { ListedAccount } from '../listed-accounts.ts';
 import { type BackfillFailure, failed } from '../reasons.ts';
 import { hiddenReason, type RepoReader } from '../repos.ts';
 import { PlanError, readRepoIntoIndex, type Sources } from '../run.ts';
-import { addCounters, type BackfillSpec, countFailure, noCounters } from '../types.ts';
+import { addCounters, type BackfillTask, countFailure, noCounters } from '../types.ts';
 
 /** Repos per page: what a kill lets be asked again. A page of 1,000 takes minutes at a polite pace. */
 const PAGE_LIMIT = 200;
@@ -65,7 +65,7 @@ export interface HostDeps {
   readonly notice: (line: string) => void;
 }
 
-export const hostSources = (spec: Extract<BackfillSpec, { kind: 'hosts' }>, deps: HostDeps): Sources => {
+export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps: HostDeps): Sources => {
   const { index, repos } = deps;
   let hosts: Map<string, KnownHost> | null = null;
   const roomOf = new Map<number, number>();

@@ -9,7 +9,7 @@ import type { BackfillIndex } from '../index-port.ts';
 import { watchPaging } from '../paging.ts';
 import { failed } from '../reasons.ts';
 import { PlanError, type Sources } from '../run.ts';
-import { type BackfillSpec, type NewSource, noCounters } from '../types.ts';
+import { type BackfillTask, type NewSource, noCounters } from '../types.ts';
 
 /** The most that every relay gives. */
 const PAGE_LIMIT = 1_000;
@@ -22,7 +22,7 @@ const MAX_COUNTS_PAGES = 200;
 const MAX_ACTIVE = 6;
 
 export const relaySources = (
-  spec: Extract<BackfillSpec, { kind: 'relay' }>,
+  spec: Extract<BackfillTask, { kind: 'relay' }>,
   deps: {
     readonly ask: Asker;
     readonly index: BackfillIndex;

@@ -6,7 +6,7 @@ import type { BackfillIndex } from '../index-port.ts';
 import type { BackfillFailure } from '../reasons.ts';
 import type { RepoReader } from '../repos.ts';
 import { PlanError, readRepoIntoIndex, type Sources } from '../run.ts';
-import { addCounters, type BackfillSpec, type NewSource, noCounters } from '../types.ts';
+import { addCounters, type BackfillTask, type NewSource, noCounters } from '../types.ts';
 
 /** Repos per page when all are checked. */
 const PAGE_LIMIT = 200;
@@ -18,7 +18,7 @@ const MAX_REPOS_PER_SOURCE = 16;
 export const ALL_REPOS = '*';
 
 export const verifySources = (
-  spec: Extract<BackfillSpec, { kind: 'verify' }>,
+  spec: Extract<BackfillTask, { kind: 'verify' }>,
   deps: {
     readonly index: BackfillIndex;
     readonly repos: RepoReader;
