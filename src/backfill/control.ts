@@ -23,6 +23,7 @@ const LOCK_WAIT_MS = 2_000;
 const END_WAIT_MS = 10_000;
 const REFRESH_MS = 10_000;
 const MAX_LINE_CHARS = 1_000;
+const POLL_MS = 50;
 
 /** The process that works on a run. */
 export interface BackfillProcess {
@@ -103,6 +104,13 @@ export const createBackfillControl = (deps: {
     return last;
   };
 
+  /** A process that has stored where it is takes a moment to end. */
+  const whenNobodyWorks = async (): Promise<void> => {
+    const untilMs = performance.now() + END_WAIT_MS;
+    while ((child !== null || (await isBackfillRunning(query))) && performance.now() < untilMs)
+      await Bun.sleep(POLL_MS);
+  };
+
   const launch = (): void => {
     if (stopped || child !== null) return;
     const mine = (deps.startProcess ?? startBackfillProcess)((text) => log('info', `backfill: ${text}`));
@@ -151,6 +159,7 @@ export const createBackfillControl = (deps: {
 
     resume: () =>
       alone(async () => {
+        if ((await status())?.state === 'paused') await whenNobodyWorks();
         if (child !== null || (await isBackfillRunning(query))) return refuse('a backfill is running');
         const runId = await wantOfRun(query, 'run');
         if (runId === null) return refuse('there is no backfill to resume');

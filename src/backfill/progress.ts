@@ -387,8 +387,9 @@ export const isBackfillRunning = async (query: Query): Promise<boolean> => {
 export const wantOfRun = async (query: Query, wanted: WantedState): Promise<number | null> => {
   const [row] = await query(
     `update backfill_runs set wanted = $1
-     where run_id = (select max(run_id) from backfill_runs) and state in ('running', 'paused') returning run_id`,
-    [wanted],
+     where run_id = (select max(run_id) from backfill_runs) and (state = 'running' or (state = 'paused' and $2))
+     returning run_id`,
+    [wanted, wanted !== 'pause'],
   );
   return row === undefined ? null : (row.run_id as number);
 };
