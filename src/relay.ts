@@ -3,6 +3,8 @@
  * nothing itself.
  */
 import path from 'node:path';
+import { createJetstreamEdge, type JetstreamEdge } from '../jetstream/edge/edge.ts';
+import { encodeCounters } from '../jetstream/encode/counters.ts';
 import { createApi } from './api/api.ts';
 import { createHealth } from './api/health.ts';
 import { createPages } from './api/pages/create-pages.ts';
@@ -61,6 +63,7 @@ export interface Relay {
   readonly roster: HostRoster;
   readonly sequencer: Sequencer;
   readonly edge: FirehoseEdge;
+  readonly jetstream: JetstreamEdge;
   readonly ingest: IngestPool;
   readonly sources: MetricsSources;
   /** Stops taking events in, stores everything, says goodbye to consumers. */
@@ -288,6 +291,7 @@ const compose = async (
   const eventLoop = createEventLoopSampler();
   stops.push(() => eventLoop.stop());
   const edge = createFirehoseEdge({ log, onLogFailure: onFatal });
+  const jetstream = createJetstreamEdge({ log, onLogFailure: onFatal });
   const accountsView: Accounts = {
     async lookup(did) {
       if (accounts.get(did) === undefined) await accounts.load([did]);
@@ -307,7 +311,7 @@ const compose = async (
     hosts: () => ({ wanted: wantedHosts(), connected: roster.counters.connected }),
   });
   const wantedHosts = (): number => roster.list().filter((view) => view.row.status !== 'banned').length;
-  const consumers = () => edge.consumers();
+  const consumers = () => [...edge.consumers(), ...jetstream.consumers()];
   const app = createApi({
     roster,
     state,
@@ -322,7 +326,7 @@ const compose = async (
     host: config.apiHost,
     port: config.apiPort,
     app,
-    edges: { '/xrpc/com.atproto.sync.subscribeRepos': edge },
+    edges: { '/xrpc/com.atproto.sync.subscribeRepos': edge, ...jetstream.paths },
   });
   stops.push(() => server.close());
 
@@ -353,18 +357,18 @@ const compose = async (
       };
     },
     log: () => ({ lastSeq: log.lastSeq, oldestSeq: log.oldestSeq, stats: log.stats }),
-    edges() {
-      const { counters } = edge;
-      return [
-        {
-          edge: 'firehose',
-          consumers: counters.liveConsumers + counters.laggingConsumers,
-          laggingConsumers: counters.laggingConsumers,
-          queuedBytes: counters.queuedBytes,
-          totals: { ...counters },
-        },
-      ];
-    },
+    edges: () =>
+      [
+        { edge: 'firehose', counters: edge.counters },
+        { edge: 'jetstream', counters: jetstream.counters },
+      ].map(({ edge, counters }) => ({
+        edge,
+        consumers: counters.liveConsumers + counters.laggingConsumers,
+        laggingConsumers: counters.laggingConsumers,
+        queuedBytes: counters.queuedBytes,
+        totals: { ...counters },
+      })),
+    jetstream: () => jetstream.stats,
     eventLoop: () => eventLoop.lag,
     hosts() {
       const byStatus: Record<string, number> = {};
@@ -386,6 +390,7 @@ const compose = async (
       roster: { ...roster.counters },
       crawl: { ...roster.crawlCounters },
       lookup: { ...guardedLookup(config.allowInsecureHosts).counters },
+      jetstream_encode: { ...encodeCounters },
     }),
   };
   const metrics: MetricsServer = startMetricsServer({
@@ -434,6 +439,7 @@ const compose = async (
     roster,
     sequencer,
     edge,
+    jetstream,
     ingest,
     sources,
     stop: stopAll,

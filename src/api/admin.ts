@@ -75,6 +75,7 @@ export const addAdminRoutes = (
     c.json(
       consumers().map((consumer) => ({
         id: consumer.id,
+        edge: consumer.edge,
         remote_addr: consumer.remoteAddress,
         user_agent: consumer.userAgent,
         events_consumed: consumer.eventsSent,
