@@ -18,6 +18,7 @@ FROM oven/bun:1.4.5-slim
 WORKDIR /app
 COPY --from=packages /app/node_modules ./node_modules
 COPY package.json bun.lock bunfig.toml LICENSE ./
+COPY jetstream ./jetstream
 COPY migrations ./migrations
 COPY simulator ./simulator
 COPY src ./src
