@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs';
+import type { Dictionary } from '../dictionary/types.ts';
 import { parseTailArgs, TAIL_HELP } from './args.ts';
 import { plain } from './line.ts';
 import { runTail, type TailTerminal } from './tail.ts';
+import { openDictionary } from './zstd.ts';
 
 /** Lines that wait for the output in this process, before the host is kept waiting. */
 const MAX_WAITING_CHARS = 256 * 1024;
@@ -25,12 +27,16 @@ export const tailCommand = async (args: readonly string[]): Promise<number> => {
     return 2;
   }
   const { options } = parsed;
-  let dictionary: Uint8Array | null = null;
+  let dictionary: Dictionary | null = null;
   if (options.dictionaryFile !== null) {
     try {
-      dictionary = readFileSync(options.dictionaryFile);
+      dictionary = openDictionary(readFileSync(options.dictionaryFile));
     } catch (error) {
       stderr.write(`--dictionary: ${(error as Error).message}\n`);
+      return 2;
+    }
+    if (dictionary === null) {
+      stderr.write(`--dictionary: ${plain(options.dictionaryFile)} is not a zstd dictionary\n`);
       return 2;
     }
   }

@@ -4,12 +4,13 @@
  */
 import WebSocket from 'ws';
 import { VERSION } from '../../src/api/version.ts';
+import type { Dictionary } from '../dictionary/types.ts';
 import type { TailOptions } from './args.ts';
 import { type Message, readMessage, type ShownEvent } from './event.ts';
 import { eventLine, jsonLine, plain } from './line.ts';
 import { createPosition } from './position.ts';
 import { dictionaryUrl, streamUrl } from './url.ts';
-import { decompress, dictionaryId, MAX_MESSAGE_BYTES } from './zstd.ts';
+import { decompress, MAX_MESSAGE_BYTES, openDictionary } from './zstd.ts';
 
 /** Waits between attempts: the first, doubled up to the longest. */
 export const BACKOFF = { firstMs: 1_000, longestMs: 30_000 } as const;
@@ -40,7 +41,7 @@ export interface TailTerminal {
 export interface TailSettings {
   readonly options: TailOptions;
   /** From the file that was named. */
-  readonly dictionary: Uint8Array | null;
+  readonly dictionary: Dictionary | null;
   readonly terminal: TailTerminal;
   /** Ends the tail, cleanly. */
   readonly signal: AbortSignal;
@@ -89,7 +90,8 @@ const createHandles = () => {
   };
 };
 
-const fetchDictionary = async (host: URL, signal: AbortSignal): Promise<Uint8Array | string> => {
+/** The current dictionary of a host, or why there is none. */
+const fetchDictionary = async (host: URL, signal: AbortSignal): Promise<Dictionary | string> => {
   const url = dictionaryUrl(host);
   try {
     const answer = await fetch(url, {
@@ -107,7 +109,7 @@ const fetchDictionary = async (host: URL, signal: AbortSignal): Promise<Uint8Arr
       if (size > MAX_DICTIONARY_BYTES) return `${url.pathname}: the dictionary is too big`;
       parts.push(part);
     }
-    return Buffer.concat(parts);
+    return openDictionary(Buffer.concat(parts)) ?? `${url.pathname}: it is no dictionary`;
   } catch (error) {
     return `${url.pathname}: ${(error as Error).message}`;
   }
@@ -209,7 +211,7 @@ export const runTail = async (settings: TailSettings): Promise<number> => {
             decompressed.needs === undefined
               ? ''
               : '; give its file with --dictionary, or leave --compress out';
-          finish({ why: 'hopeless', detail: `the host sent ${decompressed.problem}${advice}` });
+          finish({ why: 'hopeless', detail: `a message from the host: ${decompressed.problem}${advice}` });
           return;
         }
         json = decompressed.text;
@@ -271,19 +273,13 @@ export const runTail = async (settings: TailSettings): Promise<number> => {
 
   let attempt = 0;
   for (;;) {
-    let id: number | null = null;
-    if (options.compress && options.version === 'v2' && !signal.aborted) {
+    if (options.compress && options.version === 'v2' && settings.dictionary === null && !signal.aborted) {
       // Asked for each time: a host may have a new one by now.
-      const found = settings.dictionary ?? (await fetchDictionary(options.host, signal));
-      id = typeof found === 'string' ? null : dictionaryId(found);
-      if (typeof found !== 'string' && id !== null) dictionary = found;
-      else if (!signal.aborted) {
-        terminal.note(
-          `not compressed: ${typeof found === 'string' ? plain(found) : 'the dictionary has no id'}`,
-        );
-      }
+      const found = await fetchDictionary(options.host, signal);
+      dictionary = typeof found === 'string' ? null : found;
+      if (typeof found === 'string' && !signal.aborted) terminal.note(`not compressed: ${plain(found)}`);
     }
-    const how = await follow(streamUrl(options, position.resume(), id));
+    const how = await follow(streamUrl(options, position.resume(), dictionary?.id ?? null));
     const verdict = judge(how);
     if (verdict !== null) {
       if (verdict.words !== '') terminal.note(verdict.words);

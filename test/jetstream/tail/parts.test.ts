@@ -1,17 +1,13 @@
 import { describe, expect, test } from 'bun:test';
 import zlib from 'node:zlib';
 import fc from 'fast-check';
+import { trainDictionary } from '../../../jetstream/dictionary/train/train.ts';
 import { parseTailArgs, type TailOptions } from '../../../jetstream/tail/args.ts';
 import { readMessage, type ShownEvent } from '../../../jetstream/tail/event.ts';
 import { cut, eventLine, jsonLine, plain } from '../../../jetstream/tail/line.ts';
 import { createPosition } from '../../../jetstream/tail/position.ts';
 import { dictionaryUrl, streamUrl } from '../../../jetstream/tail/url.ts';
-import {
-  decompress,
-  dictionaryId,
-  frameDictionaryId,
-  MAX_MESSAGE_BYTES,
-} from '../../../jetstream/tail/zstd.ts';
+import { decompress, MAX_MESSAGE_BYTES, openDictionary } from '../../../jetstream/tail/zstd.ts';
 
 const DID = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa';
 
@@ -283,16 +279,19 @@ describe('a position', () => {
 
 describe('zstd', () => {
   test('frames are read with and without a dictionary', () => {
-    const content = Buffer.from(
-      Array.from({ length: 500 }, (_, i) => `"did:plc:${i}","kind":"commit"`).join(''),
-    );
     const text = '{"did":"did:plc:7","kind":"commit"}'.repeat(3);
     expect(decompress(zlib.zstdCompressSync(text), null)).toEqual({ ok: true, text });
-    // A raw dictionary has no ID, and its frames name none.
-    const frame = zlib.zstdCompressSync(text, { dictionary: content } as never);
-    expect(frameDictionaryId(frame)).toBe(0);
-    expect(decompress(frame, content)).toEqual({ ok: true, text });
-    expect(dictionaryId(content)).toBeNull();
+    const samples = Array.from({ length: 2000 }, (_, i) =>
+      Buffer.from(`{"did":"did:plc:${i}","time_us":${i * 7},"kind":"commit","commit":{"rkey":"3k${i}"}}`),
+    );
+    const dictionary = openDictionary(
+      trainDictionary(samples, { id: 77_777, maxBytes: 8192, segmentBytes: 64 }),
+    )!;
+    const frame = zlib.zstdCompressSync(text, { dictionary: dictionary.bytes } as never);
+    expect(decompress(frame, dictionary)).toEqual({ ok: true, text });
+    expect(decompress(frame, null)).toMatchObject({ ok: false, needs: 77_777 });
+    expect(openDictionary(Buffer.from(text))).toBeNull();
+    expect(openDictionary(new Uint8Array(4))).toBeNull();
   });
 
   test('bombs are not blown up', () => {

@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test } from 'bun:test';
 import zlib from 'node:zlib';
 import { parseTailArgs } from '../../../jetstream/tail/args.ts';
 import { runTail } from '../../../jetstream/tail/tail.ts';
-import { dictionaryId } from '../../../jetstream/tail/zstd.ts';
+import { openDictionary } from '../../../jetstream/tail/zstd.ts';
 import { type Connection, startFakeHost } from './fake-host.ts';
 
 const DID = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa';
@@ -38,7 +38,6 @@ const v2Post = (seq: number, text: string): string =>
     },
   });
 
-/** A dictionary as zstd has them is not made here: content with the header of one is. */
 const hosts: { close(): Promise<void> }[] = [];
 const fakeHost = (behaviour: Parameters<typeof startFakeHost>[0]) => {
   const host = startFakeHost(behaviour);
@@ -49,7 +48,7 @@ afterEach(async () => {
   await Promise.all(hosts.splice(0).map((host) => host.close()));
 });
 
-const startTail = (args: string[], more: { dictionary?: Uint8Array; slow?: boolean } = {}) => {
+const startTail = (args: string[], more: { slow?: boolean } = {}) => {
   const parsed = parseTailArgs(args);
   if (parsed.ok !== true) throw new Error('bad arguments');
   const lines: string[] = [];
@@ -57,7 +56,7 @@ const startTail = (args: string[], more: { dictionary?: Uint8Array; slow?: boole
   const stopping = new AbortController();
   const ended = runTail({
     options: parsed.options,
-    dictionary: more.dictionary ?? null,
+    dictionary: null,
     signal: stopping.signal,
     backoff: { firstMs: 2, longestMs: 10 },
     random: () => 0.5,
@@ -212,7 +211,9 @@ describe('tail', () => {
     const host = fakeHost({ serve: ({ socket }) => void socket.send(frame) });
     const tail = startTail(['--host', host.host, '--compress']);
     expect(await tail.ended).toBe(1);
-    expect(tail.notes.at(-1)).toContain('dictionary 1612007021; give its file with --dictionary');
+    expect(tail.notes.at(-1)).toContain(
+      'dictionary 1612007021, which is not at hand; give its file with --dictionary',
+    );
   });
 
   test('asks a v2 host for its dictionary, and follows it plain when it has none', async () => {
@@ -234,7 +235,7 @@ describe('tail', () => {
     const dictionary = Buffer.alloc(200, 7);
     dictionary.writeUInt32LE(0xec30a437, 0);
     dictionary.writeUInt32LE(77_777, 4);
-    expect(dictionaryId(dictionary)).toBe(77_777);
+    expect(openDictionary(dictionary)!.id).toBe(77_777);
     let asked: string | null = null;
     const host = fakeHost({
       answer: (url) => (url.pathname.endsWith('getZstdDictionary') ? new Response(dictionary) : undefined),
@@ -293,7 +294,7 @@ describe('tail', () => {
     const binary = fakeHost({ serve: ({ socket }) => void socket.send(new Uint8Array([1, 2, 3])) });
     const other = startTail(['--host', binary.host]);
     expect(await other.ended).toBe(1);
-    expect(other.notes.at(-1)).toContain('not zstd');
+    expect(other.notes.at(-1)).toContain('not a zstd frame');
   });
 
   test('shows notices and unknown messages move nothing', async () => {
