@@ -27,7 +27,6 @@ export const BACKFILL_REASONS = [
   'did_unresolved', // the directory could not be asked
   'did_no_pds', // its document names no usable PDS
   'wrong_host', // a host lists it, and its document names another
-  'repo_not_found', // its PDS says it has no such repo
   'repo_unreadable', // the repo's CAR is damaged, or over the bound
   'too_many_failures', // more repos of a run failed than are kept to be tried again
 ] as const;
