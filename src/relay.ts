@@ -11,6 +11,7 @@ import { createPages } from './api/pages/create-pages.ts';
 import { type RunningServer, startServer } from './api/server.ts';
 import type { Accounts } from './api/types.ts';
 import { SERVER_HEADER, VERSION } from './api/version.ts';
+import { createBackfillControl } from './backfill/control.ts';
 import type { Config } from './config.ts';
 import { createFirehoseEdge, type FirehoseEdge } from './firehose/edge/edge.ts';
 import { KIND_NAMES } from './firehose/types.ts';
@@ -51,7 +52,7 @@ const PING_INTERVAL_MS = 30_000;
 /** Above the protocol's limit, so that a frame a little too large costs that frame and not the connection. */
 const MAX_RECEIVED_FRAME_BYTES = 8_000_000;
 /** The newest of the log in memory, for live readers: a second at full speed. Who is further behind reads the disk. */
-const TAIL_BYTES = 8 * 1024 * 1024;
+const TAIL_BYTES = 4 * 1024 * 1024;
 
 /** How far behind the last stored seq a new log begins when the old one is lost: more than a flush ever trails by. */
 const LOST_LOG_SEQS = 1_000_000;
@@ -151,6 +152,13 @@ const compose = async (
   }
   const state = await openState({ database: address, log: (level, message) => logger.log(level, message) });
   stops.push(() => state.close());
+
+  const backfill = createBackfillControl({
+    database: address,
+    log: (level, message) => logger.log(level, message),
+    nowMs,
+  });
+  stops.push(() => backfill.stop());
 
   const position = await state.position();
   const log = await openLog({
@@ -316,9 +324,17 @@ const compose = async (
     roster,
     state,
     accounts: accountsView,
-    pages: createPages({ roster, state, accounts: accountsView, log, consumers }),
+    pages: createPages({
+      roster,
+      state,
+      accounts: accountsView,
+      log,
+      consumers,
+      backfill: () => backfill.recentStatus(),
+    }),
     consumers,
     health,
+    backfill,
     adminPasswords: config.adminPasswords,
     onError: (error, route) => logger.error('a request failed', { route, error: String(error) }),
   });
@@ -389,6 +405,7 @@ const compose = async (
       healer: { ...late.healer!.counters },
       roster: { ...roster.counters },
       crawl: { ...roster.crawlCounters },
+      backfill: backfill.counters,
       lookup: { ...guardedLookup(config.allowInsecureHosts).counters },
       jetstream_encode: { ...encodeCounters },
     }),
@@ -408,6 +425,9 @@ const compose = async (
 
   // --- now events may come ---
   roster.start();
+  backfill.resumeInterrupted().catch((error: unknown) => {
+    logger.warn('cannot look for a backfill to go on with', { error: String(error) });
+  });
   if (config.extraHosts.length > 0) {
     const result = await roster.addHosts(
       config.extraHosts.map((hostname) => ({ hostname })),

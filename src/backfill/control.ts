@@ -24,6 +24,7 @@ const END_WAIT_MS = 10_000;
 const REFRESH_MS = 10_000;
 const MAX_LINE_CHARS = 1_000;
 const POLL_MS = 50;
+const RECENT_MS = 5_000;
 
 /** The process that works on a run. */
 export interface BackfillProcess {
@@ -39,6 +40,8 @@ export type StartProcess = (line: (text: string) => void) => BackfillProcess;
 export interface RelayBackfill extends BackfillControl {
   /** Goes on with a run that an admin began and that an end of the relay cut short. */
   resumeInterrupted(): Promise<void>;
+  /** The status for pages that anyone may ask for: some seconds old, read once for all who ask. */
+  recentStatus(): Promise<BackfillStatus | null>;
   /** Numbers of the last run for the metrics, some seconds old. */
   readonly counters: Readonly<Record<string, number>>;
   /** Pauses what works here. */
@@ -111,6 +114,8 @@ export const createBackfillControl = (deps: {
       await Bun.sleep(POLL_MS);
   };
 
+  let recent: { readonly atMs: number; readonly status: Promise<BackfillStatus | null> } | null = null;
+
   const launch = (): void => {
     if (stopped || child !== null) return;
     const mine = (deps.startProcess ?? startBackfillProcess)((text) => log('info', `backfill: ${text}`));
@@ -129,6 +134,18 @@ export const createBackfillControl = (deps: {
 
   return {
     status,
+
+    recentStatus() {
+      if (recent === null || nowMs() - recent.atMs > RECENT_MS) {
+        const asked = { atMs: nowMs(), status: status() };
+        recent = asked;
+        // A failure is not remembered.
+        asked.status.catch(() => {
+          if (recent === asked) recent = null;
+        });
+      }
+      return recent.status;
+    },
 
     start: (spec) =>
       alone(async () => {
