@@ -18,6 +18,7 @@ import { createConsumers, realTimers } from '../../src/api/edge/consumers.ts';
 import type { ConsumerData, Refuse, Timers } from '../../src/api/edge/types.ts';
 import type { ConsumerView, Edge, EdgeSocketData, UpgradeContext } from '../../src/api/types.ts';
 import type { LogReader } from '../../src/log/types.ts';
+import { createCompressor } from '../compress/compressor.ts';
 import { readEvents } from '../encode/events.ts';
 import { encodeV1, encodeV2 } from '../encode/message.ts';
 import { errorMessage, heartbeatV1, heartbeatV2, infoMessage } from '../encode/notices.ts';
@@ -68,7 +69,7 @@ export interface JetstreamStats {
 
 export interface JetstreamEdgeOptions {
   readonly log: LogReader;
-  /** zstd without a dictionary, for v1 only, when absent. */
+  /** When absent: zstd without a dictionary, for v1 only. */
   readonly compression?: Compression;
   /** ms since the epoch. */
   readonly clock?: () => number;
@@ -91,12 +92,12 @@ const plainText: Refuse = (status, _, message, headers = {}) =>
 const xrpc: Refuse = (status, error, message, headers = {}) =>
   Response.json({ error: status === 503 ? 'ServiceUnavailable' : error, message }, { status, headers });
 
-/** zstd without a dictionary, as any client of v1 reads it. */
-const plainZstd: Compression = {
-  v1: { compress: (bytes) => Bun.zstdCompressSync(bytes as Uint8Array<ArrayBuffer>) },
+/** zstd without a dictionary, which clients of v1 read as well. */
+const plainZstd = (): Compression => ({
+  v1: createCompressor({ dictionary: null }),
   byId: () => null,
   currentId: null,
-};
+});
 
 const NOTHING: readonly Item[] = [];
 const utf8 = new TextDecoder();
@@ -108,7 +109,7 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
   const timers = options.timers ?? realTimers;
   const limits: JetstreamLimits = { ...DEFAULT_JETSTREAM_LIMITS, ...options.limits };
   const counters = options.counters ?? createJetstreamCounters();
-  const compression = options.compression ?? plainZstd;
+  const compression = options.compression ?? plainZstd();
   const codec: Codec = options.codec ?? { readEvents, encodeV1, encodeV2 };
   const onLogFailure =
     options.onLogFailure ??

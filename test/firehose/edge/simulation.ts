@@ -30,6 +30,12 @@ export const createTime = () => {
       setImmediate: (run: () => void) => void immediates.push(run),
     },
     settle,
+    /** One round of the event loop: what is due now, and nothing that this makes due. */
+    step() {
+      const due = immediates;
+      immediates = [];
+      for (const run of due) run();
+    },
     advance(ms: number) {
       settle();
       const untilMs = nowMs + ms;

@@ -358,7 +358,9 @@ describe('the seam of replay and live', () => {
         expect(edge.counters.rescued).toBe(0);
         expect(log.openCursors).toBeLessThanOrEqual(tinyCache ? 2 : 32);
         if (alive === 0) expect(log.openCursors).toBe(0);
-        if (!tinyCache) expect(fake.mostEncodes).toBeLessThanOrEqual(1);
+        // What nobody is there to share is forgotten.
+        const stays = !steps.some(({ kind }) => kind === 'die' || kind === 'restart');
+        if (stays && !tinyCache) expect(fake.mostEncodes).toBeLessThanOrEqual(1);
       }),
       { numRuns: 300 },
     );
@@ -534,6 +536,132 @@ describe('what is shared', () => {
     time.advance(100);
     expect(toldTo(socket).length).toBe(100);
     expect(fake.reads).toBe(100);
+  });
+});
+
+describe('memory', () => {
+  test('the cache stays within its bytes and blocks, whatever is read and made, and is empty when nobody is there', () => {
+    const maxCacheBytes = 400_000;
+    const { time, edge, log, connect } = setUp({
+      blockBytes: 10_000,
+      maxCacheBytes,
+      maxBlocks: 12,
+      maxLogCursors: 4,
+    });
+    // One block with all of its messages in all forms is about as much again.
+    const slack = 150_000;
+    let most = 0;
+    const sockets: SimulatedSocket[] = [];
+    for (let round = 0; round < 30; round++) {
+      log.write(Array.from({ length: 40 }, (_, index) => commit(index % 3, [0, 1], 300)));
+      const cursor = 1 + ((round * 37) % log.lastSeq);
+      sockets.push(
+        connect(V1_PATH, `?cursor=${cursor}`, 20_000),
+        connect(V2_PATH, `?cursor=${cursor}&zstdDictionary=7`),
+      );
+      sockets.push(connect(V1_PATH, `?cursor=${cursor}&compress=true`, 20_000));
+      for (let turn = 0; turn < 5; turn++) {
+        for (const socket of sockets) socket.read(5_000);
+        time.advance(10);
+        most = Math.max(most, edge.counters.cachedBytes);
+        expect(edge.counters.cachedBlocks).toBeLessThanOrEqual(12);
+        expect(log.openCursors).toBeLessThanOrEqual(4);
+      }
+    }
+    expect(most).toBeGreaterThan(maxCacheBytes / 2);
+    expect(most).toBeLessThan(maxCacheBytes + slack);
+    expect(edge.counters.blocksDropped).toBeGreaterThan(10);
+    for (const socket of sockets) socket.die();
+    expect(edge.counters.cachedBytes).toBe(0);
+    expect(log.openCursors).toBe(0);
+  });
+});
+
+describe('heartbeats', () => {
+  const beats = (socket: SimulatedSocket) =>
+    jsonOf(socket).flatMap((message) => {
+      if (message.kind === 'heartbeat') return [message.cursor as number];
+      const payload = message.payload as { $type: string; cursor: number } | undefined;
+      return payload?.$type.endsWith('#heartbeat') ? [payload.cursor] : [];
+    });
+
+  test('come every ten seconds of silence to those who asked, and to nobody else', () => {
+    const { time, log, connect } = setUp();
+    log.write([commit(0, [0, 1])]);
+    const asked = [connect(V1_PATH, '?heartbeat=true'), connect(V2_PATH, '?heartbeat=true&zstdDictionary=7')];
+    const others = [
+      connect(V1_PATH),
+      connect(V2_PATH, '?heartbeat=1'),
+      connect(V1_PATH, '?heartbeat=true&requireHello=true'),
+    ];
+    time.advance(35_000);
+    for (const socket of asked) expect(beats(socket).length).toBe(3);
+    for (const socket of others) expect(socket.frames.length).toBe(0);
+    // Not while there is something to be sent.
+    for (let second = 0; second < 30; second++) {
+      log.write([commit(0, [0])]);
+      time.advance(1_000);
+    }
+    for (const socket of asked) expect(beats(socket).length).toBe(3);
+    // What is only filtered out is silence.
+    const filtered = connect(V1_PATH, `?heartbeat=true&wantedDids=${DIDS[1]}`);
+    for (let second = 0; second < 25; second++) {
+      log.write([commit(0, [0])]);
+      time.advance(1_000);
+    }
+    expect(beats(filtered).length).toBe(2);
+  });
+
+  test('their cursor gives exactly what comes after, in both versions, wherever it was given', () => {
+    const { time, log, connect } = setUp();
+    log.write([commit(0, [0, 1, 2]), commit(1, [0, 1])]);
+    const sockets = [
+      connect(V1_PATH, '?heartbeat=true'),
+      connect(V1_PATH, '?heartbeat=true&cursor=1'),
+      connect(V2_PATH, '?heartbeat=true'),
+      connect(V1_PATH, `?heartbeat=true&wantedDids=${DIDS[2]}&cursor=1`),
+    ];
+    for (let round = 0; round < 4; round++) {
+      time.advance(12_000);
+      const end = log.lastSeq;
+      const returning = sockets.map((socket) => beats(socket).at(-1)!);
+      log.write([commit(0, [0, 1, 2]), commit(1, [])]);
+      for (const [index, cursor] of returning.entries()) {
+        const again = connect(index === 2 ? V2_PATH : V1_PATH, `?cursor=${cursor}`);
+        time.advance(100);
+        expect(toldTo(again)).toEqual([`${end + 1}.0`, `${end + 1}.1`, `${end + 1}.2`]);
+        again.die();
+      }
+    }
+  });
+});
+
+describe('those that catch up', () => {
+  test('do not delay live ones: a flush comes between their turns', () => {
+    const { time, edge, log, connect } = setUp({ blockBytes: 2_000, replayBudgetMs: 0 });
+    log.write(Array.from({ length: 400 }, (_, index) => commit(index % 3, [0])));
+    const live = connect(V1_PATH);
+    time.advance(50);
+    const sockets = Array.from({ length: 40 }, () => connect(V1_PATH, '?cursor=1'));
+    log.write([commit(0, [0])]);
+    // One round of the event loop: one turn of those that catch up, and the flush.
+    time.step();
+    time.step();
+    expect(toldTo(live)).toEqual(['401.0']);
+    expect(edge.counters.laggingConsumers).toBe(40);
+    expect(edge.counters.replayReads).toBeLessThan(10);
+    time.advance(100);
+    for (const socket of sockets) expect(toldTo(socket).length).toBe(401);
+  });
+
+  test('go together: the one furthest behind first, so that the others find what it read', () => {
+    const { time, edge, log, fake, connect } = setUp({ blockBytes: 5_000, maxBlocks: 3 });
+    log.write(Array.from({ length: 2_000 }, (_, index) => commit(index % 3, [0])));
+    const sockets = Array.from({ length: 50 }, () => connect(V1_PATH, '?cursor=1'));
+    time.advance(100);
+    for (const socket of sockets) expect(toldTo(socket).length).toBe(2_000);
+    expect(fake.mostEncodes).toBe(1);
+    expect(edge.counters.blocksShared).toBeGreaterThan(40 * edge.counters.blocksRead);
   });
 });
 
