@@ -39,6 +39,7 @@ export const MAX_QUEUED_FAILURES = 200_000;
 const BEAT_MS = 1_000;
 /** How often an idle queue is looked at: other parts of the run may have added to it. */
 const QUEUE_LOOK_MS = 2_000;
+const SWEEP_AFTER = 256;
 
 /** What one page brought; it is in the index when this is returned. */
 export interface PageRead {
@@ -162,6 +163,9 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
   const repoRetryMs = deps.repoRetryMs ?? REPO_RETRY_MS;
   const totals: BackfillCounters = { ...run.counters, failures: { ...run.counters.failures } };
   let sources: SourceRow[] = [];
+  /** Those of them that are not done, and some that are: swept now and then, since there may be very many. */
+  let open: SourceRow[] = [];
+  let ended = 0;
   const active = new Set<SourceRow>();
   const reposInFlight = new Set<number>();
   let queueLeft: number | null = null;
@@ -310,7 +314,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
     const nowMs = clock.nowMs();
     const perGroup = new Map<string, number>();
     for (const { group } of active) perGroup.set(group, (perGroup.get(group) ?? 0) + 1);
-    for (const source of sources) {
+    for (const source of open) {
       if (active.has(source)) continue;
       if (source.state !== 'waiting' && !(source.state === 'parked' && source.retryAtMs <= nowMs)) continue;
       if ((perGroup.get(source.group) ?? 0) < kind.maxPerGroup) return source;
@@ -318,8 +322,8 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
     return null;
   };
 
-  const areSourcesDone = (): boolean =>
-    active.size === 0 && sources.every(({ state }) => state === 'done' || state === 'failed');
+  const isOver = ({ state }: SourceRow): boolean => state === 'done' || state === 'failed';
+  const areSourcesDone = (): boolean => active.size === 0 && open.every(isOver);
 
   const readSources = async (): Promise<void> => {
     const works = new Set<Promise<void>>();
@@ -332,13 +336,13 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
           const work = guard(readSource(source)).finally(() => {
             active.delete(source);
             works.delete(work);
+            if (isOver(source) && ++ended % SWEEP_AFTER === 0) open = open.filter((one) => !isOver(one));
             happen();
           });
           works.add(work);
         }
-        const nextMs = Math.min(
-          ...sources.filter(({ state }) => state === 'parked').map((source) => source.retryAtMs),
-        );
+        let nextMs = Number.POSITIVE_INFINITY;
+        for (const { state, retryAtMs } of open) if (state === 'parked') nextMs = Math.min(nextMs, retryAtMs);
         await somethingHappens(Math.max(1, nextMs - clock.nowMs()));
       }
     } finally {
@@ -434,6 +438,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
           await progress.plan(run.runId, plan.sources, plan.repos, clock.nowMs());
         }
         sources = await progress.sources(run.runId);
+        open = sources.filter((source) => !isOver(source));
         queuedFailures = (await progress.queue(run.runId)).left;
         phase = 'reading';
         await Promise.all([guard(readSources()), guard(readQueue())]);

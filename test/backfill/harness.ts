@@ -13,9 +13,12 @@ export interface BackfillHarness {
   readonly sql: postgres.Sql;
   readonly environment: Record<string, string>;
   /** Starts `bun run backfill ARGS`. */
-  spawn(args: readonly string[]): BackfillChild;
+  spawn(args: readonly string[], environment?: Record<string, string>): BackfillChild;
   /** Runs it to its end. */
-  run(args: readonly string[]): Promise<{ code: number; out: string; err: string }>;
+  run(
+    args: readonly string[],
+    environment?: Record<string, string>,
+  ): Promise<{ code: number; out: string; err: string }>;
   stop(): Promise<void>;
 }
 
@@ -39,9 +42,9 @@ export const startHarness = async (environment: Record<string, string> = {}): Pr
   const clean = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !name.startsWith('RELAY_') && name !== 'DATABASE_URL'),
   ) as Record<string, string>;
-  const spawn = (args: readonly string[]): BackfillChild => {
+  const spawn = (args: readonly string[], more: Record<string, string> = {}): BackfillChild => {
     const child = Bun.spawn([process.execPath, join(import.meta.dir, 'child.ts'), indexFile, ...args], {
-      env: { ...clean, ...all },
+      env: { ...clean, ...all, ...more },
       stdin: 'pipe',
       stdout: 'pipe',
       stderr: 'pipe',
@@ -58,7 +61,7 @@ export const startHarness = async (environment: Record<string, string> = {}): Pr
     sql,
     environment: all,
     spawn,
-    run: (args) => spawn(args).ended,
+    run: (args, more) => spawn(args, more).ended,
     async stop() {
       await sql.end({ timeout: 1 });
       await embedded.stop();

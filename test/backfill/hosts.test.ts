@@ -2,6 +2,8 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from 'bun:test';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createNetwork } from '../../simulator/network.ts';
+import { walkLeaves } from '../../simulator/tree.ts';
 import { type DatabaseState, openState } from '../../src/state/state.ts';
 import { account, flushOf, newHost } from '../state/samples.ts';
 import { openFakeIndex } from './fake-index.ts';
@@ -214,6 +216,43 @@ describe('a reading of hosts', () => {
     // A CAR of another account is not believed.
     expect(out).toContain('repo_unreadable 1');
     expect(await withIndex((index) => index.hidden())).toEqual(new Map([[didOf(2), 'deactivated']]));
+  });
+});
+
+describe('a simulated network', () => {
+  test('is read whole: the index has what the repos have, and the account list has the accounts', async () => {
+    const network = await createNetwork({ hosts: 3, accounts: 90, seed: 11, largeRepoShare: 0 });
+    await network.start();
+    try {
+      network.setStatus(network.accounts[3]!, 'deactivated');
+      network.setStatus(network.accounts[4]!, 'takendown');
+      network.deleteAccount(network.accounts[5]!, { tombstone: true });
+      for (const host of network.hosts)
+        await state.insertHost(newHost(host.hostname, { secure: false, source: 'upstream' }));
+      // Once by trust in the hosts, once by looking up each account.
+      for (const trusted of ['localhost', '']) {
+        const child = await harness.run(['--from-hosts', '--requests', '200000'], {
+          RELAY_PLC_HOST: network.plcUrl,
+          RELAY_TRUSTED_DOMAINS: trusted,
+        });
+        expect(child.code).toBe(0);
+        expect(child.out).toContain('failures       none');
+        const truth = network.accounts
+          .filter(({ status }) => status === 'active')
+          .flatMap(({ did, tree }) => {
+            const collections = new Set<string>();
+            walkLeaves(tree, (path) => collections.add(path.slice(0, path.indexOf('/'))));
+            return [...collections].map((name) => `${did} ${name}`);
+          });
+        expect(await pairs()).toEqual(truth.sort());
+        const listed = new Map((await state.listRepos(0, 1_000)).repos.map((one) => [one.did, one]));
+        expect(listed.size).toBe(90);
+        for (const { did, status, rev } of network.accounts)
+          expect(listed.get(did)).toMatchObject({ rev, upstreamStatus: status === 'active' ? null : status });
+      }
+    } finally {
+      await network.stop();
+    }
   });
 });
 
