@@ -19,6 +19,7 @@ const NAMES = [
   'RELAY_INGEST_WORKERS',
   'RELAY_HOST_ACCOUNT_LIMIT',
   'RELAY_NEW_HOSTS_PER_DAY',
+  'JETSTREAM_ZSTD_DICTIONARY',
   'LOG_LEVEL',
   'LOG_FORMAT',
 ] as const;
@@ -67,6 +68,8 @@ const GOOD: readonly [Name, string, Partial<Config>][] = [
   ['RELAY_INGEST_WORKERS', '64', { ingestWorkers: 64 }],
   ['RELAY_HOST_ACCOUNT_LIMIT', '1', { hostAccountLimit: 1 }],
   ['RELAY_NEW_HOSTS_PER_DAY', '0', { newHostsPerDay: 0 }],
+  ['JETSTREAM_ZSTD_DICTIONARY', '', { jetstreamZstdDictionary: null }],
+  ['JETSTREAM_ZSTD_DICTIONARY', ' v1.dict ', { jetstreamZstdDictionary: 'v1.dict' }],
   ['LOG_LEVEL', 'debug', { logLevel: 'debug' }],
   ['LOG_FORMAT', 'json', { logFormat: 'json' }],
 ];
@@ -97,6 +100,7 @@ const BAD: readonly [Name, readonly string[]][] = [
   ['RELAY_INGEST_WORKERS', ['-1', '65', '1.5', 'two', '1e1']],
   ['RELAY_HOST_ACCOUNT_LIMIT', ['', '0', '-1', '100000001', 'x']],
   ['RELAY_NEW_HOSTS_PER_DAY', ['', '-1', '1000001', 'x']],
+  ['JETSTREAM_ZSTD_DICTIONARY', ['a\nb', 'a\0']],
   ['LOG_LEVEL', ['', 'INFO', 'trace']],
   ['LOG_FORMAT', ['', 'JSON', 'xml']],
 ];

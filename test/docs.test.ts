@@ -39,7 +39,7 @@ describe('the documents', () => {
     for (const document of documents) {
       const text = read(document);
       for (const [, name] of text.matchAll(
-        /`((?:src|test|bench|simulator|docs|migrations|\.ci)\/[\w./-]+\.\w+)`/g,
+        /`((?:src|jetstream|test|bench|simulator|docs|migrations|\.ci)\/[\w./-]+\.\w+)`/g,
       )) {
         expect(`${name}: ${existsSync(path.join(root, name!))}`).toBe(`${name}: true`);
         count++;
@@ -55,7 +55,7 @@ describe('the documents', () => {
   });
 
   test('name only constants that exist', () => {
-    const sources = [...new Bun.Glob('src/**/*.ts').scanSync({ cwd: root })].map(read).join('\n');
+    const sources = [...new Bun.Glob('{src,jetstream}/**/*.ts').scanSync({ cwd: root })].map(read).join('\n');
     const settings = new Set([...configHelp().matchAll(/^ {2}([A-Z_]+) /gm)].map((match) => match[1]!));
     for (const document of documents)
       for (const [, name] of read(document).matchAll(/`([A-Z][A-Z]*_[A-Z_]+)`/g))
@@ -67,7 +67,7 @@ describe('the documents', () => {
 
   test('give constants the values they have', () => {
     const values = new Map<string, number>();
-    for (const file of new Bun.Glob('src/**/*.ts').scanSync({ cwd: root }))
+    for (const file of new Bun.Glob('{src,jetstream}/**/*.ts').scanSync({ cwd: root }))
       for (const [, name, expression] of read(file).matchAll(/^(?:export )?const ([A-Z_]+) = ([\d_ *.]+);/gm))
         values.set(
           name!,
