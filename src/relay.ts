@@ -3,6 +3,10 @@
  * nothing itself.
  */
 import path from 'node:path';
+import { createCompression } from '../jetstream/compress/compression.ts';
+import { loadOwnDictionary, loadV1Dictionary } from '../jetstream/dictionary/dictionary.ts';
+import { createDictionaries } from '../jetstream/dictionary/registry.ts';
+import type { Dictionary } from '../jetstream/dictionary/types.ts';
 import { createJetstreamEdge, type JetstreamEdge } from '../jetstream/edge/edge.ts';
 import { encodeCounters } from '../jetstream/encode/counters.ts';
 import { createApi } from './api/api.ts';
@@ -123,6 +127,26 @@ const hostsOf = async (state: State, log: Log, logger: Logger): Promise<HostRow[
   return state.loadHosts();
 };
 
+/**
+ * How messages of the JSON view are compressed. Without our own dictionary it goes on without; an operator's that
+ * cannot be used stops the start.
+ */
+const loadCompression = (v1Path: string | null, logger: Logger) => {
+  const list: Dictionary[] = [];
+  const own = loadOwnDictionary();
+  if (own.ok) list.push(own.dictionary);
+  else logger.warn('Jetstream version 2 is served without zstd', { problem: own.problem });
+  let v1Dictionary: Dictionary | null = null;
+  if (v1Path !== null) {
+    const v1 = loadV1Dictionary(v1Path);
+    if (!v1.ok) throw new Error(`JETSTREAM_ZSTD_DICTIONARY: ${v1.problem}`);
+    // Not to be fetched here: it holds what people wrote.
+    v1Dictionary = v1.dictionary;
+  }
+  const dictionaries = createDictionaries(list);
+  return { dictionaries, compression: createCompression({ v1Dictionary, dictionaries }) };
+};
+
 const compose = async (
   config: Config,
   logger: Logger,
@@ -137,6 +161,7 @@ const compose = async (
     );
   const nowMs = Date.now;
   const startedAtMs = nowMs();
+  const { compression, dictionaries } = loadCompression(config.jetstreamZstdDictionary, logger);
 
   // --- what is kept: state and log ---
   let address: Parameters<typeof openState>[0]['database'];
@@ -299,7 +324,7 @@ const compose = async (
   const eventLoop = createEventLoopSampler();
   stops.push(() => eventLoop.stop());
   const edge = createFirehoseEdge({ log, onLogFailure: onFatal });
-  const jetstream = createJetstreamEdge({ log, onLogFailure: onFatal });
+  const jetstream = createJetstreamEdge({ log, compression, onLogFailure: onFatal });
   const accountsView: Accounts = {
     async lookup(did) {
       if (accounts.get(did) === undefined) await accounts.load([did]);
@@ -335,6 +360,7 @@ const compose = async (
     consumers,
     health,
     backfill,
+    zstdDictionary: dictionaries.getZstdDictionary,
     adminPasswords: config.adminPasswords,
     onError: (error, route) => logger.error('a request failed', { route, error: String(error) }),
   });

@@ -37,6 +37,11 @@ export interface ApiOptions {
   readonly consumers: () => readonly ConsumerView[];
   /** The problems right now, in words; none = healthy. See createHealth. */
   readonly health: () => readonly string[];
+  /**
+   * Answers network.bsky.jetstream.getZstdDictionary: the query parameter `id`, null for the current one, and the
+   * header If-None-Match. Without it there is no such method.
+   */
+  readonly zstdDictionary?: (id: string | null, ifNoneMatch: string | null) => Response;
   /** Empty: admin routes off. */
   readonly adminPasswords: readonly string[];
   /** ms since the epoch. */
@@ -105,6 +110,13 @@ export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
   });
 
   if (options.collections !== undefined) addCollectionRoutes(app, options.collections);
+
+  const { zstdDictionary } = options;
+  if (zstdDictionary !== undefined) {
+    app.get('/xrpc/network.bsky.jetstream.getZstdDictionary', (c) =>
+      zstdDictionary(c.req.query('id') ?? null, c.req.header('if-none-match') ?? null),
+    );
+  }
 
   app.use(
     '/admin/*',

@@ -35,6 +35,7 @@ const app = createApi({
   },
   consumers: () => edge.consumers(),
   health: () => [],
+  zstdDictionary: (id, tag) => Response.json({ id, tag }, { status: id === '404' ? 404 : 200 }),
   adminPasswords: ['secret'],
   onError: () => {},
 });
@@ -81,6 +82,22 @@ describe('the whole server', () => {
     });
     expect(answer.status).toBe(200);
     expect(crawled).toEqual(['pds.example.com']);
+  });
+
+  test('passes on requests for dictionaries', async () => {
+    const path = `${server.url}/xrpc/network.bsky.jetstream.getZstdDictionary`;
+    const answers = await Promise.all([
+      fetch(path),
+      fetch(`${path}?id=404`),
+      fetch(`${path}?id=7`, { headers: { 'if-none-match': '"x"' } }),
+    ]);
+    expect(await Promise.all(answers.map(json))).toEqual([
+      { id: null, tag: null },
+      { id: '404', tag: null },
+      { id: '7', tag: '"x"' },
+    ]);
+    for (const { headers } of answers) expect(headers.get('server')).toContain('(atproto-relay)');
+    expect(answers[1]!.status).toBe(404);
   });
 
   test('turns a failure of ours into a 500 that tells nothing of the inside', async () => {

@@ -1,6 +1,11 @@
 /** The Jetstream edge on a real server, with a real log and real sockets. */
 import { afterEach, describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
+import { createCompression } from '../../../jetstream/compress/compression.ts';
+import { decompress } from '../../../jetstream/compress/decompress.ts';
+import { readFrameHeader } from '../../../jetstream/compress/frame-header.ts';
+import { loadOwnDictionary } from '../../../jetstream/dictionary/dictionary.ts';
+import { createDictionaries } from '../../../jetstream/dictionary/registry.ts';
 import { V1_PATH, V2_PATH } from '../../../jetstream/edge/edge.ts';
 import { createFirehoseEdge } from '../../../src/firehose/edge/edge.ts';
 import type { Log, LogEntry } from '../../../src/log/types.ts';
@@ -331,6 +336,68 @@ describe('what clients say', () => {
     await until(() => large.closed !== null, 'closed');
     expect(large.closed!.code).toBe(1009);
     expect(small.closed).toBeNull();
+  });
+});
+
+describe('zstd', () => {
+  test('v1 frames need no dictionary here, those of v2 name the one that was asked for; both hold the very text', async () => {
+    const own = loadOwnDictionary();
+    if (!own.ok) throw new Error(own.problem);
+    const { dictionary } = own;
+    const dictionaries = createDictionaries([dictionary]);
+    const { log, url, edge } = await start({
+      compression: createCompression({ v1Dictionary: null, dictionaries }),
+    });
+    const refused = await fetch(`${url}${V2_PATH}?zstdDictionary=5`, { headers: upgradeHeaders });
+    expect(await refused.json()).toEqual({
+      error: 'UnknownZstdDictionary',
+      message: `the current dictionary is ${dictionary.id}`,
+    });
+    write(log, entries.slice(0, 50));
+    await log.whenDurable(50);
+    const [v1, v2] = [messagesOf(log, 'v1'), messagesOf(log, 'v2')];
+    const frames: Uint8Array[][] = [];
+    const sockets = [
+      new WebSocket(`${url.replace('http', 'ws')}${V1_PATH}?cursor=1&compress=true`),
+      new WebSocket(`${url.replace('http', 'ws')}${V1_PATH}?cursor=1`, {
+        headers: { 'socket-encoding': 'zstd' },
+      } as never),
+      new WebSocket(`${url.replace('http', 'ws')}${V2_PATH}?cursor=1&zstdDictionary=${dictionary.id}`),
+    ];
+    for (const [index, socket] of sockets.entries()) {
+      const got: Uint8Array[] = [];
+      frames[index] = got;
+      socket.binaryType = 'arraybuffer';
+      socket.onmessage = ({ data }) => got.push(new Uint8Array(data as ArrayBuffer));
+    }
+    await until(
+      () =>
+        frames[0]!.length === v1.length && frames[1]!.length === v1.length && frames[2]!.length === v2.length,
+      'all',
+    );
+    const text = (frame: Uint8Array, known: typeof dictionary | null): string => {
+      const content = decompress(frame, known, 1_000_000);
+      if (!content.ok) throw new Error(content.problem);
+      return new TextDecoder().decode(content.bytes);
+    };
+    for (const index of [0, 1])
+      same(
+        frames[index]!.map((frame) => text(frame, null)),
+        v1,
+      );
+    same(
+      frames[2]!.map((frame) => text(frame, dictionary)),
+      v2,
+    );
+    for (const frame of frames[2]!) expect(readFrameHeader(frame)!.dictionaryId).toBe(dictionary.id);
+    for (const frame of frames[0]!) expect(readFrameHeader(frame)).toMatchObject({ dictionaryId: 0 });
+    expect(edge.counters.compressions).toBe(v1.length + v2.length);
+    expect(edge.stats.formats).toMatchObject([
+      { version: 'v1', compression: 'none', clients: 0 },
+      { version: 'v1', compression: 'zstd', clients: 2, events: 2 * v1.length },
+      { version: 'v2', compression: 'zstd', clients: 1, events: v2.length },
+    ]);
+    for (const socket of sockets) socket.close();
   });
 });
 
