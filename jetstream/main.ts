@@ -3,7 +3,8 @@
 
 const HELP = `Usage: bun run jetstream COMMAND
 
-  tail   print a live, readable stream from any Jetstream host
+  tail               print a live, readable stream from any Jetstream host
+  train-dictionary   train a zstd dictionary from records, without people's text
 
 Each takes --help.
 `;
@@ -13,6 +14,8 @@ const run = async (): Promise<number> => {
   switch (command) {
     case 'tail':
       return (await import('./tail/command.ts')).tailCommand(args);
+    case 'train-dictionary':
+      return (await import('./dictionary/train-command.ts')).trainDictionaryCommand(args);
     case 'help':
     case '--help':
     case '-h':
