@@ -79,6 +79,8 @@ export const createAsker = (deps: {
   readonly signal: AbortSignal;
   readonly userAgent: string;
   readonly allowPrivateAddresses: boolean;
+  /** Shortens every question's own. */
+  readonly maxTimeoutMs?: number;
 }): Asker => {
   const counters = { requests: 0, bytes: 0 };
   return {
@@ -96,7 +98,7 @@ export const createAsker = (deps: {
           await question.onSend?.();
           counters.requests++;
           return deps.fetch(question.url, {
-            timeoutMs: question.timeoutMs,
+            timeoutMs: Math.min(question.timeoutMs, deps.maxTimeoutMs ?? Number.POSITIVE_INFINITY),
             maxBytes: question.maxBytes,
             allowPrivateAddresses: deps.allowPrivateAddresses || question.ours === true,
             userAgent: deps.userAgent,

@@ -72,6 +72,7 @@ export interface BackfillParts {
   readonly environment?: Readonly<Record<string, string | undefined>>;
   readonly sourceRetryMs?: readonly number[];
   readonly repoRetryMs?: readonly number[];
+  readonly maxTimeoutMs?: number;
 }
 
 const openIndexOf = async (_config: Config): Promise<BackfillIndex> => {
@@ -394,6 +395,7 @@ const workOn = async (
     signal,
     userAgent: SERVER_HEADER,
     allowPrivateAddresses: config.allowInsecureHosts,
+    ...(parts.maxTimeoutMs === undefined ? {} : { maxTimeoutMs: parts.maxTimeoutMs }),
   });
   const repos = createRepoReader({ ask, resolve, signal, allowInsecure: config.allowInsecureHosts, nowMs });
   const sources = sourcesOf(run, { session, ask, repos, index, writer, notice });

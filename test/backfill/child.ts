@@ -1,6 +1,6 @@
 /**
  * The backfill as a process of its own, to be killed by tests: the command as it is, over the plain index of
- * fake-index.ts, with retries that do not wait for minutes.
+ * fake-index.ts, with retries and time-outs that do not take minutes.
  * Usage: bun child.ts INDEX_FILE ARGS…, with RELAY_DATA_DIR and so on in the environment.
  */
 import { backfillCommand } from '../../src/backfill/command.ts';
@@ -11,5 +11,6 @@ const code = await backfillCommand(args, (line) => process.stdout.write(`${line}
   openIndex: async () => openFakeIndex(file!),
   sourceRetryMs: [200, 200, 200],
   repoRetryMs: [200, 200],
+  maxTimeoutMs: Number(process.env.TEST_TIMEOUT_MS ?? 20_000),
 });
 process.exit(code);

@@ -203,8 +203,7 @@ describe('one backfill at a time:', () => {
       if (url.searchParams.get('cursor') !== '1000') return null;
       hangs();
       // Hangs until it is stopped.
-      await new Promise(() => {});
-      return null;
+      return new Promise(() => {});
     };
     const child = harness.spawn(['--from-relay', relay.url]);
     await hanging;

@@ -187,6 +187,23 @@ describe('a reading of hosts', () => {
     expect((await pairs()).length).toBe(3);
   });
 
+  test('is not held up by hosts that hang, at the list or at each repo', async () => {
+    const hangs = pds([repo(1, [POST])]);
+    const hangsLater = pds(Array.from({ length: 12 }, (_, n) => repo(100 + n, [POST])));
+    const good = pds(Array.from({ length: 20 }, (_, n) => repo(200 + n, [POST])));
+    hangs.fault = () => new Promise(() => {});
+    hangsLater.fault = (url) => (url.pathname.endsWith('describeRepo') ? new Promise(() => {}) : null);
+    const { code, out } = await harness.run(
+      ['--from-hosts', hangs.hostname, hangsLater.hostname, good.hostname],
+      { TEST_TIMEOUT_MS: '150' },
+    );
+    expect(code).toBe(0);
+    expect((await pairs()).length).toBe(20);
+    expect(out).toContain(`failed ${hangs.hostname}: timeout`);
+    // In the end its page is left behind, and each of its repos given up by itself.
+    expect(out).toContain('timeout 12');
+  });
+
   test('tries single repos again that fail on a host that is well', async () => {
     const host = pds([repo(1, [POST]), repo(2, [POST]), repo(3, [POST])]);
     let failures = 0;

@@ -49,7 +49,7 @@ const killUntilDone = async (
     });
     while (!ended && requests.length < from + after) await Bun.sleep(1);
     if (!ended) await Bun.sleep(delayMs);
-    if (!ended && kills < 12) {
+    if (!ended && kills < 7) {
       child.process.kill('SIGKILL');
       kills++;
     }
