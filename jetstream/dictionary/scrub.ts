@@ -6,7 +6,7 @@
  * are strings, too. What comes out is JSON as compact as what went in, with the fields in the same order.
  */
 import type { Random } from '../../simulator/random.ts';
-import { HANDLE_ENDINGS, HOSTS, isStructure, KEYS, TYPES } from './structure.ts';
+import { HANDLE_ENDINGS, isStructure, KEYS, LINK_STARTS, TYPES } from './structure.ts';
 import {
   base32,
   base64,
@@ -63,8 +63,11 @@ const handle = (random: Random, text: string): string => {
 };
 
 const url = (random: Random, text: string): string => {
-  const [, scheme, host, rest] = /^(https?:\/\/)([^/?#]*)(.*)$/s.exec(text)!;
-  return scheme! + (HOSTS.has(host!) ? host : likeThis(random, host!)) + likeThis(random, rest!);
+  const start =
+    LINK_STARTS.find((each) => text.startsWith(each)) ?? (text.startsWith('https:') ? 'https://' : 'http://');
+  const rest = text.slice(start.length);
+  const www = !start.endsWith('://') || !rest.startsWith('www.') ? '' : 'www.';
+  return start + www + likeThis(random, rest.slice(www.length));
 };
 
 /** Points elsewhere, so its record key is of another instant. */

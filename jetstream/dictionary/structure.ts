@@ -65,11 +65,21 @@ export const TYPES = listed(`
   blue.flashes.feed.post blue.linkat.board xyz.statusphere.status social.psky.feed.post com.germnetwork.declaration
 `);
 
-/** Hosts that links of many people lead to. */
-export const HOSTS = listed(`
-  bsky.app www.youtube.com youtube.com youtu.be media.tenor.com open.spotify.com en.wikipedia.org github.com
-  www.twitch.tv www.instagram.com www.nytimes.com www.theguardian.com www.bbc.com landing.ger.mx
-`);
+/** How links of many people begin, up to where each is another: the end of a host, of a folder, or a `=`. */
+export const LINK_STARTS: readonly string[] = [
+  'https://www.youtube.com/watch?v=',
+  'https://youtu.be/',
+  'https://bsky.app/profile/',
+  'https://media.tenor.com/',
+  'https://open.spotify.com/track/',
+  'https://en.wikipedia.org/wiki/',
+  'https://github.com/',
+  'https://www.twitch.tv/',
+  'https://www.instagram.com/p/',
+  'https://www.nytimes.com/',
+  'https://www.theguardian.com/',
+  'https://www.bbc.com/news/',
+];
 
 /** What handles of many people end with. */
 export const HANDLE_ENDINGS: readonly string[] = ['.bsky.social', '.com', '.net', '.org', '.de', '.jp'];

@@ -500,7 +500,7 @@ const RECORDS: readonly (readonly [collection: string, share: number, make: Make
     self((random) => ({
       $type: 'com.germnetwork.declaration',
       version: '1.1.0',
-      messageMe: { messageMeUrl: 'https://landing.ger.mx/newUser', showButtonTo: 'everyone' },
+      messageMe: { messageMeUrl: `https://${letters(random, 8)}.com/newUser`, showButtonTo: 'everyone' },
       currentKey: { $bytes: base64(random, 44) },
     })),
   ],

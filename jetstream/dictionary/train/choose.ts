@@ -7,6 +7,8 @@ import { MIN_DICTIONARY_BYTES, trainDictionary } from './train.ts';
 const SEGMENT_BYTES = [300, 600, 900, 1400, 2000];
 /** Shares of the room that are tried: a smaller dictionary has shorter references, and less to load. */
 const SHARES = [0.25, 0.5, 1];
+/** What a larger dictionary has to gain over a smaller one, since clients fetch it and caches hold it. */
+const GAIN_OF_LARGER = 1.01;
 /** One of so many samples is kept apart, to judge by. */
 const JUDGE_EVERY = 7;
 
@@ -47,7 +49,8 @@ export const chooseDictionary = (
       for (const sample of judges) compress(sample);
       const trial = { maxBytes: bytes, segmentBytes, ratio: counters.bytesIn / counters.bytesOut };
       trials.push(trial);
-      if (chosen === null || trial.ratio > chosen.best.ratio)
+      const gain = bytes > (chosen?.best.maxBytes ?? bytes) ? GAIN_OF_LARGER : 1;
+      if (chosen === null || trial.ratio > chosen.best.ratio * gain)
         chosen = { dictionary: read.dictionary, best: trial };
     }
   }

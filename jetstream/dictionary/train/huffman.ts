@@ -35,10 +35,13 @@ export const codeLengths = (counts: readonly number[], maxBits: number): number[
  * that has all of them is used for any message without a look at it.
  */
 export const describeHuffman = (counts: readonly number[]): Uint8Array => {
-  const lengths = codeLengths(
-    counts.map((count) => Math.max(count, 1)),
-    MAX_CODE_BITS,
-  );
+  const positive = counts.map((count) => Math.max(count, 1));
+  let lengths = codeLengths(positive, MAX_CODE_BITS);
+  if (lengths.every((length) => length === lengths[0])) {
+    // Weights that are all the same cannot be described for so many bytes, so one byte gets a shorter code.
+    positive[0x20] = 4 * Math.max(...positive);
+    lengths = codeLengths(positive, MAX_CODE_BITS);
+  }
   const longest = Math.max(...lengths);
   // The weight of the last byte value follows from the others.
   const weights = lengths.slice(0, -1).map((length) => longest + 1 - length);

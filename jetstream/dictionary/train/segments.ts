@@ -7,9 +7,16 @@
  * are segments to choose, the best one of each part is chosen, and its strings count no more after that.
  */
 
+import { highBit } from './bits.ts';
+
 /** Strings of this length are counted: shorter ones are not worth a reference. */
 const STRING_BYTES = 8;
-const HASH_BITS = 20;
+/** Places for counts, for each string. Most strings occur once; with fewer places they would count for each other. */
+const PLACES_PER_STRING = 8;
+/** More places than this take too much memory: ten bytes each. */
+const MAX_HASH_BITS = 24;
+/** Strings in fewer samples than this gain nothing, or share their place by chance. */
+const MIN_SAMPLES_WITH = 3;
 
 export interface SegmentOptions {
   /** Bytes of all segments together. */
@@ -23,17 +30,18 @@ export const chooseSegments = (samples: readonly Uint8Array[], options: SegmentO
   const all = Buffer.concat(samples);
   const stringCount = all.length - STRING_BYTES + 1;
   if (stringCount < 1) return new Uint8Array(0);
+  const hashBits = Math.min(highBit(stringCount * PLACES_PER_STRING) + 1, MAX_HASH_BITS);
   const hashes = new Uint32Array(stringCount);
   for (let i = 0; i < stringCount; i++) {
     const low = all.readUInt32LE(i);
     const high = all.readUInt32LE(i + 4);
     const mixed = Math.imul(low ^ Math.imul(high, 0x85ebca6b), 0x9e3779b1);
-    hashes[i] = Math.imul(mixed ^ (mixed >>> 15), 0x2c1b3c6d) >>> (32 - HASH_BITS);
+    hashes[i] = Math.imul(mixed ^ (mixed >>> 15), 0x2c1b3c6d) >>> (32 - hashBits);
   }
 
-  // In how many samples a string occurs; one alone gains nothing.
-  const counts = new Float64Array(1 << HASH_BITS).fill(-1);
-  const seenIn = new Int32Array(1 << HASH_BITS).fill(-1);
+  // In how many samples a string occurs.
+  const counts = new Int32Array(1 << hashBits);
+  const seenIn = new Int32Array(1 << hashBits).fill(-1);
   let at = 0;
   samples.forEach((sample, index) => {
     const end = Math.min(at + sample.length - STRING_BYTES + 1, stringCount);
@@ -45,10 +53,10 @@ export const chooseSegments = (samples: readonly Uint8Array[], options: SegmentO
     }
     at += sample.length;
   });
-  for (let i = 0; i < counts.length; i++) if (counts[i]! < 0) counts[i] = 0;
+  for (let i = 0; i < counts.length; i++) if (counts[i]! < MIN_SAMPLES_WITH) counts[i] = 0;
 
   const width = Math.max(segmentBytes - STRING_BYTES + 1, 1);
-  const inWindow = new Uint16Array(1 << HASH_BITS);
+  const inWindow = new Uint16Array(1 << hashBits);
   /** The best window of strings among those that begin in [from, to). */
   const best = (from: number, to: number): { start: number; score: number } => {
     let score = 0;
