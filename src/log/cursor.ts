@@ -1,7 +1,7 @@
 import { LogCorruption } from './corruption.ts';
 import { recordSizeAt } from './index-file.ts';
 import { checkRecord, readRecord } from './record.ts';
-import { SEGMENT_HEADER_BYTES } from './segment.ts';
+import { BLOCK_BYTES, SEGMENT_HEADER_BYTES } from './segment.ts';
 import { isSkipped } from './tail.ts';
 import type { LogCursor, LogRecord } from './types.ts';
 import { type Block, type LogView, readBlock, type Segment } from './view.ts';
@@ -27,8 +27,11 @@ class Cursor implements LogCursor {
   /** Next record in the block. */
   #at = 0;
   #placeSeq = 0;
+  /** Memory that every block is read into; null: each has its own. */
+  readonly #room: Uint8Array | null;
 
-  constructor(view: LogView, seq: number, includeSkipped: boolean) {
+  constructor(view: LogView, seq: number, includeSkipped: boolean, reusesMemory: boolean) {
+    this.#room = reusesMemory ? new Uint8Array(BLOCK_BYTES) : null;
     this.#view = view;
     this.seq = seq;
     this.#includeSkipped = includeSkipped;
@@ -104,7 +107,7 @@ class Cursor implements LogCursor {
     const segment = this.#enter(this.#view.segmentOf(wanted));
     let { seq, position } = this.#view.indexOf(segment).positionOfSeq(wanted);
     for (;;) {
-      const block = readBlock(this.#view, segment, this.#fd, position);
+      const block = readBlock(this.#view, segment, this.#fd, position, this.#room);
       let at = 0;
       while (seq < wanted && at < block.end) {
         const damage = checkRecord(block.bytes, block.view, at, block.end, seq, this.#view.seed);
@@ -134,7 +137,7 @@ class Cursor implements LogCursor {
       position = SEGMENT_HEADER_BYTES;
     }
     this.#blockAt = position;
-    this.#block = readBlock(this.#view, segment, this.#fd, position);
+    this.#block = readBlock(this.#view, segment, this.#fd, position, this.#room);
     this.#at = 0;
   }
 
@@ -154,5 +157,9 @@ class Cursor implements LogCursor {
   }
 }
 
-export const createCursor = (view: LogView, seq: number, includeSkipped: boolean): LogCursor =>
-  new Cursor(view, seq, includeSkipped);
+export const createCursor = (
+  view: LogView,
+  seq: number,
+  includeSkipped: boolean,
+  reusesMemory: boolean,
+): LogCursor => new Cursor(view, seq, includeSkipped, reusesMemory);

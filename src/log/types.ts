@@ -42,6 +42,16 @@ export interface LogCursor {
   close(): void;
 }
 
+export interface CursorOptions {
+  /** Gives out skipped DIDs, too. */
+  readonly includeSkipped?: boolean;
+  /**
+   * Reads into the same memory again and again: frames are only valid until the next call of `next`. For one reader
+   * that goes through much of the log and keeps nothing of it: a third faster, and no garbage to be collected.
+   */
+  readonly reusesMemory?: boolean;
+}
+
 export interface LogReader {
   /** Oldest seq that can be read; lastSeq + 1 when the log is empty. */
   readonly oldestSeq: number;
@@ -50,7 +60,7 @@ export interface LogReader {
   /** Log time of the newest durable record, µs; 0 when none. */
   readonly lastTimeUs: number;
   /** Reads from the first record with seq > `seq`. Valid for oldestSeq − 1 ≤ seq ≤ lastSeq; otherwise next() answers 'behind' or []. With `includeSkipped`, skipped DIDs are given out, too (views that rebuild state). */
-  openCursor(seq: number, options?: { readonly includeSkipped?: boolean }): LogCursor;
+  openCursor(seq: number, options?: CursorOptions): LogCursor;
   /** The seq before the first record with timeUs ≥ the given time (a cursor to open), by binary search; lastSeq when it is in the future. */
   seqBeforeTime(timeUs: number): number;
   /** Called after each group commit became durable, in order. Returns the unsubscribe function. */

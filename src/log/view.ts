@@ -145,7 +145,8 @@ export const createView = (files: LogFiles, seed: bigint, tail: Tail, initial: S
         }
       }
     },
-    openCursor: (seq, options) => createCursor(view, seq, options?.includeSkipped === true),
+    openCursor: (seq, options) =>
+      createCursor(view, seq, options?.includeSkipped === true, options?.reusesMemory === true),
     seqBeforeTime: (timeUs) => {
       if (timeUs > view.lastTimeUs) return view.lastSeq;
       // All segments that end before the time, then the next one.
@@ -194,18 +195,29 @@ export interface Block {
   readonly end: number;
 }
 
+/** Unzeroed: all of it is read over, and only what was read is looked at. */
+const allocate = (length: number): Uint8Array => {
+  const buffer = Buffer.allocUnsafeSlow(length);
+  return new Uint8Array(buffer.buffer, buffer.byteOffset, length);
+};
+
 /**
  * Reads about BLOCK_BYTES of records at `position` of a segment, or the one record there when it is larger. Never
- * past what is durable. The bytes are the reader's to keep.
+ * past what is durable. The bytes are the reader's to keep; with `room`, which is BLOCK_BYTES long, they stand in it
+ * whenever they fit.
  */
-export const readBlock = (view: LogView, segment: Segment, fd: number, position: number): Block => {
+export const readBlock = (
+  view: LogView,
+  segment: Segment,
+  fd: number,
+  position: number,
+  room: Uint8Array | null = null,
+): Block => {
   view.counters.diskReads++;
   let want = BLOCK_BYTES;
   for (;;) {
     const limit = Math.min(want, segment.bytes - position);
-    // Unzeroed: all of it is read over, and only what was read is looked at.
-    const buffer = Buffer.allocUnsafeSlow(limit);
-    const bytes = new Uint8Array(buffer.buffer, buffer.byteOffset, limit);
+    const bytes = room !== null && limit <= room.length ? room.subarray(0, limit) : allocate(limit);
     const length = readFully(view.files, fd, bytes, limit, position);
     if (length < limit) throw new LogCorruption(segment.path, position + length, 'segment size');
     const data = new DataView(bytes.buffer, bytes.byteOffset, limit);

@@ -111,7 +111,7 @@ describe('cursors', () => {
             else if (each.do === 'durable') await log.whenDurable(log.appendedSeq);
             else if (each.do === 'open') {
               const at = log.oldestSeq - 1 + Math.floor(each.at * (log.lastSeq - log.oldestSeq + 2));
-              readers.push({ cursor: log.openCursor(at), at });
+              readers.push({ cursor: log.openCursor(at, { reusesMemory: readers.length % 2 === 1 }), at });
             } else if (each.do === 'read') {
               const reader = readers[each.which % Math.max(1, readers.length)];
               if (reader !== undefined) read(reader, each.maxBytes);
@@ -197,6 +197,26 @@ describe('cursors', () => {
       expect(new Set(seqsOf(held)).size).toBe(1500);
       await log.close();
     }
+  });
+
+  test('that were asked to reuse memory give out the same, valid until they are read again', async () => {
+    const log = await open(createMemoryFiles(), { tailBytes: 1 });
+    for (let i = 1; i <= 1000; i++) log.append(makeEntry(i, i % 300 === 0 ? 400_000 : 2000), START_US);
+    await log.whenDurable(1000);
+    const own = readAll(log.openCursor(0));
+    const cursor = log.openCursor(0, { reusesMemory: true });
+    const buffers = new Set<ArrayBufferLike>();
+    for (let at = 0; at < own.length; ) {
+      for (const record of cursor.next(100_000) as LogRecord[]) {
+        expect(Buffer.compare(record.frame, own[at]!.frame)).toBe(0);
+        expect({ ...record, frame: null }).toEqual({ ...own[at]!, frame: null } as never);
+        if (record.frame.length < 100_000) buffers.add(record.frame.buffer);
+        at++;
+      }
+    }
+    expect(cursor.next(100_000)).toEqual([]);
+    expect(buffers.size).toBeLessThan(6);
+    await log.close();
   });
 
   test('that fell out of the window are told so, also in the middle of a block', async () => {
