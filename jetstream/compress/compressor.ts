@@ -2,7 +2,7 @@
  * Messages to zstd frames, one frame per message, with or without a dictionary.
  *
  * Promises: each frame says in its header how much it holds and which dictionary it needs, has no checksum, and is
- * memory of its own. A dictionary is never silently left out: every compressor is tried when it is made, by reading
+ * memory of its own (but for `lend`). A dictionary is never silently left out: every compressor is tried when it is made, by reading
  * the frame it makes, and after that each frame's descriptor is compared with that first one's.
  */
 import zlib from 'node:zlib';
@@ -23,6 +23,8 @@ export interface CompressorCounters {
 export interface Compressor {
   /** The frame of one message, in memory of its own. */
   compress(bytes: Uint8Array): Uint8Array;
+  /** The same frame, valid only until anything is compressed again: for frames that nobody keeps. */
+  lend(bytes: Uint8Array): Uint8Array;
   /** As it stands in every frame; 0: no dictionary. */
   readonly dictionaryId: number;
   /** false: this Bun gives no context that can be kept, so each message makes one, at a hundred times the cost. */
@@ -112,7 +114,15 @@ export const createCompressor = ({
       write = null;
       return slowly(bytes);
     }
-    return target.slice(0, length);
+    return target.subarray(0, length);
+  };
+
+  const lend = (bytes: Uint8Array): Uint8Array => {
+    const frame = frameOf(bytes);
+    counters.messages++;
+    counters.bytesIn += bytes.length;
+    counters.bytesOut += frame.length;
+    return frame;
   };
 
   return {
@@ -120,11 +130,9 @@ export const createCompressor = ({
     native,
     counters,
     compress(bytes) {
-      const frame = frameOf(bytes);
-      counters.messages++;
-      counters.bytesIn += bytes.length;
-      counters.bytesOut += frame.length;
-      return frame;
+      const frame = lend(bytes);
+      return frame.buffer === room.buffer ? frame.slice() : frame;
     },
+    lend,
   };
 };

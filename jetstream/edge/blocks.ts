@@ -59,6 +59,8 @@ export interface Blocks {
    * log that is to be seen. Throws when the log is damaged.
    */
   at(seq: number): Block | 'behind' | null;
+  /** Whether `at` would find a block in the cache. */
+  holds(seq: number): boolean;
   /** The events of an entry of this block. */
   items(block: Block, entry: Entry): readonly Item[];
   /** Notes that something was made that the block now holds. */
@@ -196,6 +198,10 @@ export const createBlocks = (options: {
       heldBytes += block.bytes;
       trim(block);
       return block;
+    },
+    holds(seq) {
+      const held = blocks[find(seq)];
+      return held !== undefined && seq <= held.toSeq;
     },
     items(block, entry) {
       if (entry.items !== null) return entry.items;

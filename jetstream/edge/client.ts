@@ -5,6 +5,7 @@ import { didHash } from '../../src/log/did-hash.ts';
 import type { Group } from '../filter/interests.ts';
 import type { V1Options, V2Options } from '../filter/options.ts';
 import type { Filter, Version } from '../types.ts';
+import type { Alone } from './alone.ts';
 import type { MessageCompressor } from './types.ts';
 
 /** How a client gets its messages, and what was sent in this way: one for each version and compressor. */
@@ -61,6 +62,8 @@ export class Client extends Consumer {
   opIndex = 0;
   /** Of the record at `seq`, only events from then on; 0 = all. */
   fromTimeUs = 0;
+  /** What it reads on its own; null unless it is alone at its place. */
+  alone: Alone | null = null;
   /** v1: nothing is sent before its first options_update. */
   awaitsHello: boolean;
   /** Its place in the audience's `live`; −1 = not live. */

@@ -11,22 +11,24 @@
  *   compressor, and shared by all, live or catching up, as long as its block is in the cache.
  * - Live clients share one reading position and are served by groups of equal filters. Those that catch up take
  *   turns, the furthest behind first, so that those at the same place share the same blocks.
+ * - A client that catches up with nobody near it reads into memory of its own, and leaves nothing to share.
  * - Only who falls out of the window, or takes not a byte for minutes, is called too slow.
  */
 import type { Server, ServerWebSocket } from 'bun';
 import { createConsumers, realTimers } from '../../src/api/edge/consumers.ts';
 import type { ConsumerData, Refuse, Timers } from '../../src/api/edge/types.ts';
 import type { ConsumerView, Edge, EdgeSocketData, UpgradeContext } from '../../src/api/types.ts';
-import type { LogReader } from '../../src/log/types.ts';
+import type { LogReader, LogRecord } from '../../src/log/types.ts';
 import { createCompressor } from '../compress/compressor.ts';
 import { readEvents } from '../encode/events.ts';
-import { encodeV1, encodeV2 } from '../encode/message.ts';
+import { encodeV1, encodeV2, lendV1, lendV2 } from '../encode/message.ts';
 import { errorMessage, heartbeatV1, heartbeatV2, infoMessage } from '../encode/notices.ts';
 import { createInterests, type Group } from '../filter/interests.ts';
 import { matches } from '../filter/match.ts';
 import { parseOptionsUpdate, parseV1Request, parseV2Request } from '../filter/options.ts';
 import type { Filter, Version } from '../types.ts';
-import { createBlocks, type Entry } from './blocks.ts';
+import { Alone } from './alone.ts';
+import { createBlocks } from './blocks.ts';
 import { type Ask, Audience, Client, type Format } from './client.ts';
 import { type Place, placeOf } from './cursor.ts';
 import type { Item } from './item.ts';
@@ -110,7 +112,7 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
   const limits: JetstreamLimits = { ...DEFAULT_JETSTREAM_LIMITS, ...options.limits };
   const counters = options.counters ?? createJetstreamCounters();
   const compression = options.compression ?? plainZstd();
-  const codec: Codec = options.codec ?? { readEvents, encodeV1, encodeV2 };
+  const codec: Codec = options.codec ?? { readEvents, encodeV1, encodeV2, lendV1, lendV2 };
   const onLogFailure =
     options.onLogFailure ??
     ((error: unknown) => {
@@ -144,6 +146,8 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
   // --- the live ones: all exactly at (liveSeq, 0), the next event of the log ---
   let liveSeq = 0;
   let liveCount = 0;
+  /** Those that have begun and are not live. */
+  const behind = new Set<Client>();
   let batchNumber = 0;
   let flushScheduled = false;
   let lastFlushMs = 0;
@@ -212,7 +216,13 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
     client.socket.cork(pump);
     // Items hold parts of the log: keep none of them between batches.
     pumpItems = NOTHING;
+    noteSent(client, nowMs);
+  };
+
+  /** Counts what was pumped. */
+  const noteSent = (client: Client, nowMs: number): void => {
     if (pumpedEvents === 0) return;
+    const { format } = client;
     client.lastSentMs = nowMs;
     client.eventsSent += pumpedEvents;
     client.bytesSent += pumpedBytes;
@@ -234,6 +244,7 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
     if (index < 0) return;
     client.liveIndex = -1;
     liveCount--;
+    behind.add(client);
     const { live } = client.group!.attachment!;
     const last = live.pop()!;
     if (last !== client) {
@@ -268,6 +279,8 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
     const { live } = client.group!.attachment!;
     client.liveIndex = live.push(client) - 1;
     liveCount++;
+    behind.delete(client);
+    leaveAlone(client);
   };
 
   /** Where a client stands that is not live any more. */
@@ -380,8 +393,138 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
     else joinLive(client);
   };
 
-  const mayWant = ({ record }: Entry, filter: Filter, didHashes: ReadonlySet<number> | null): boolean =>
+  const mayWant = (record: LogRecord, filter: Filter, didHashes: ReadonlySet<number> | null): boolean =>
     (filter.kinds & (1 << record.kind)) !== 0 && (didHashes === null || didHashes.has(record.didHash));
+
+  /** The place of a client has left the window. */
+  const fallBehind = (client: Client): void => {
+    if (client.eventsSent > 0) {
+      tooSlow(client, 'the consumer fell out of the replay window');
+    } else {
+      // The window moved between its arrival and its first turn.
+      beginAt(client, { kind: 'outdated', seq: log.oldestSeq, fromTimeUs: 0 });
+      standInLine(client);
+    }
+  };
+
+  // --- those that catch up with nobody near them ---
+  /** Whether nobody could use what is read for this client, and nobody has read it before. */
+  const standsAlone = (client: Client): boolean => {
+    const { seq } = client;
+    const { aloneSeqs } = limits;
+    if (log.lastSeq - seq < aloneSeqs || behind.size > limits.maxAlone) return false;
+    for (const other of behind) if (other !== client && Math.abs(other.seq - seq) < aloneSeqs) return false;
+    return !blocks.holds(seq);
+  };
+
+  const leaveAlone = (client: Client): void => {
+    client.alone?.close();
+    client.alone = null;
+  };
+
+  // As with `pump`: one callback, and what it is to send in variables.
+  let aloneClient: Client | null = null;
+  let aloneIndex = 0;
+  let aloneEndSeq = 0;
+  /** Sends from the client's place up to aloneEndSeq, and moves the place as far as that came. */
+  const pumpAlone = (socket: ServerWebSocket<ConsumerData>): void => {
+    const client = aloneClient!;
+    const { format } = client;
+    const { compressor } = format;
+    const { filter, attachment } = client.group!;
+    const didHashes = attachment!.didHashes;
+    const { records } = client.alone!;
+    const encode = format.version === 'v1' ? codec.lendV1 : codec.lendV2;
+    let looked = 0;
+    let wanted = 0;
+    let encodes = 0;
+    let events = 0;
+    let bytes = 0;
+    let seq = aloneEndSeq;
+    let opIndex = 0;
+    pressed = false;
+    reading: for (let index = aloneIndex; index < records.length; index++) {
+      const record = records[index]!;
+      if (record.seq >= aloneEndSeq) break;
+      if (!mayWant(record, filter, didHashes)) {
+        looked += Math.max(1, record.opCount);
+        continue;
+      }
+      let from = 0;
+      if (record.seq === client.seq)
+        from = client.fromTimeUs > 0 ? client.fromTimeUs - record.timeUs : client.opIndex;
+      for (const event of codec.readEvents(record)) {
+        if (event.opIndex < from) continue;
+        looked++;
+        if (!matches(filter, event)) continue;
+        wanted++;
+        encodes++;
+        const json = encode(event);
+        if (json === null) {
+          counters.undecodable++;
+          continue;
+        }
+        if (filter.maxMessageSizeBytes > 0 && json.length > filter.maxMessageSizeBytes) {
+          counters.oversize++;
+          continue;
+        }
+        let written: number;
+        let size = json.length;
+        if (compressor === null) {
+          written = socket.sendText(messages.textOf(json), false);
+        } else {
+          counters.compressions++;
+          const frame = compressor.lend(json);
+          size = frame.length;
+          written = socket.sendBinary(frame as Uint8Array<ArrayBuffer>, false);
+        }
+        pressed = written <= 0;
+        if (written !== 0) {
+          events++;
+          bytes += size;
+        }
+        if (pressed) {
+          // 0: not taken. −1: taken, but queued.
+          seq = event.seq;
+          opIndex = written === 0 ? event.opIndex : event.opIndex + 1;
+          break reading;
+        }
+      }
+    }
+    setPlace(client, seq, opIndex);
+    pumpedEvents = events;
+    pumpedBytes = bytes;
+    if (format.version === 'v1') counters.encodesV1 += encodes;
+    else counters.encodesV2 += encodes;
+    counters.replayRecords += looked;
+    counters.filtered += looked - wanted;
+  };
+
+  /** One turn of a client that stands alone. */
+  const readAlone = (client: Client): void => {
+    client.alone ??= new Alone(log, limits.blockBytes, counters);
+    const index = client.alone.read(client.seq);
+    if (index === 'behind') {
+      fallBehind(client);
+      return;
+    }
+    if (index === null) {
+      reachEnd(client);
+      return;
+    }
+    const { toSeq } = client.alone;
+    aloneEndSeq = liveCount > 0 && liveSeq <= toSeq ? liveSeq : toSeq + 1;
+    aloneIndex = index;
+    aloneClient = client;
+    client.socket.cork(pumpAlone);
+    aloneClient = null;
+    noteSent(client, clock());
+    if (pressed) rest(client);
+    else if (client.mode === 'reading') {
+      if (liveCount > 0 && client.seq === liveSeq) joinLive(client);
+      else standInLine(client);
+    }
+  };
 
   const takeTurn = (client: Client): void => {
     if (isBeyondLive(client)) {
@@ -395,16 +538,15 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
       joinLive(client);
       return;
     }
-    const block = blocks.at(client.seq);
     counters.replayReads++;
+    if (standsAlone(client)) {
+      readAlone(client);
+      return;
+    }
+    leaveAlone(client);
+    const block = blocks.at(client.seq);
     if (block === 'behind') {
-      if (client.eventsSent > 0) {
-        tooSlow(client, 'the consumer fell out of the replay window');
-      } else {
-        // The window moved between its arrival and its first turn.
-        beginAt(client, { kind: 'outdated', seq: log.oldestSeq, fromTimeUs: 0 });
-        standInLine(client);
-      }
+      fallBehind(client);
       return;
     }
     if (block === null) {
@@ -425,7 +567,7 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
       let from = 0;
       if (record.seq === client.seq)
         from = client.fromTimeUs > 0 ? client.fromTimeUs - record.timeUs : client.opIndex;
-      if (!mayWant(entry, filter, didHashes)) {
+      if (!mayWant(record, filter, didHashes)) {
         looked += Math.max(1, record.opCount);
         continue;
       }
@@ -465,6 +607,7 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
 
   const begin = (client: Client): void => {
     client.awaitsHello = false;
+    behind.add(client);
     beginAt(client, placeOf(log, client.options.cursor));
     standInLine(client);
   };
@@ -576,6 +719,8 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
         count(disconnects, client.cause);
         if (client.group !== null) leaveGroup(client.group);
         client.group = null;
+        behind.delete(client);
+        leaveAlone(client);
         // Nobody is there to share anything with.
         if (consumers.all.size === 0) blocks.clear();
       },

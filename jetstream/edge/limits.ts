@@ -16,6 +16,15 @@ export const MAX_BLOCKS = 8_192;
 /** Reading positions kept for whoever reads on from there; each may hold a block of the log in memory. */
 export const MAX_LOG_CURSORS = 32;
 
+/**
+ * A client that catches up and has nobody within so many events of it, nor the end of the log, does not use the cache:
+ * it has room for less than that, so that what is read for it would be gone before anybody else got there.
+ */
+export const ALONE_SEQS = 5_000;
+
+/** Beyond so many that catch up, all share. Each that is alone holds a block of the log and a reading position. */
+export const MAX_ALONE = 16;
+
 /** A client that asked for it gets a heartbeat after this much silence. */
 export const HEARTBEAT_MS = 10_000;
 
@@ -32,6 +41,8 @@ export const DEFAULT_JETSTREAM_LIMITS: JetstreamLimits = {
   maxCacheBytes: MAX_CACHE_BYTES,
   maxBlocks: MAX_BLOCKS,
   maxLogCursors: MAX_LOG_CURSORS,
+  maxAlone: MAX_ALONE,
+  aloneSeqs: ALONE_SEQS,
   heartbeatMs: HEARTBEAT_MS,
   heartbeatCheckMs: HEARTBEAT_CHECK_MS,
   optionsWindowMs: OPTIONS_WINDOW_MS,
@@ -56,6 +67,7 @@ export const createJetstreamCounters = (): JetstreamCounters => ({
   heartbeats: 0,
   blocksRead: 0,
   blocksShared: 0,
+  blocksAlone: 0,
   blocksDropped: 0,
   encodesV1: 0,
   encodesV2: 0,

@@ -19,9 +19,13 @@ const { utf8Slice } = Buffer.prototype as unknown as { utf8Slice(from: number, t
 const textBytes = (text: string, utf8Bytes: number): number =>
   text.length === utf8Bytes ? utf8Bytes : text.length * 2;
 
+const textOf = (json: Uint8Array): string => utf8Slice.call(json, 0, json.length);
+
 export interface Messages {
   /** null: the event has no message in this version. */
   encoded(item: Item, format: Format): Encoded | null;
+  /** The text of a message, which is ours and so valid UTF-8. */
+  textOf(json: Uint8Array): string;
   text(item: Item, encoded: Encoded): string;
   compressed(item: Item, encoded: Encoded, format: Format): Uint8Array;
 }
@@ -41,6 +45,7 @@ export const createMessages = (
   };
 
   return {
+    textOf,
     encoded(item, format) {
       if (format.version === 'v1') {
         if (item.v1 === undefined) {
@@ -58,7 +63,7 @@ export const createMessages = (
     text(item, encoded) {
       if (encoded.text !== null) return encoded.text;
       const { json } = encoded;
-      const text = utf8Slice.call(json, 0, json.length);
+      const text = textOf(json);
       encoded.text = text;
       blocks.grow(item.block, textBytes(text, json.length));
       return text;

@@ -8,6 +8,8 @@ export interface JetstreamLimits extends ConsumerLimits {
   readonly maxCacheBytes: number;
   readonly maxBlocks: number;
   readonly maxLogCursors: number;
+  readonly maxAlone: number;
+  readonly aloneSeqs: number;
   readonly heartbeatMs: number;
   readonly heartbeatCheckMs: number;
   readonly optionsWindowMs: number;
@@ -35,9 +37,10 @@ export interface JetstreamCounters extends ConsumerCounters {
   /** Events that a client did not get because of its maxMessageSizeBytes, summed over clients. */
   oversize: number;
   heartbeats: number;
-  /** Blocks made from the log, and found in the cache. */
+  /** Blocks made from the log, found in the cache, and read by a client that is alone at its place. */
   blocksRead: number;
   blocksShared: number;
+  blocksAlone: number;
   blocksDropped: number;
   encodesV1: number;
   encodesV2: number;
@@ -51,16 +54,21 @@ export interface JetstreamCounters extends ConsumerCounters {
   laggingConsumers: number;
 }
 
-/** Makes messages out of records. Each answers a new piece of memory, or null for an event that is dropped. */
+/** Makes messages out of records. `encodeV1` and `encodeV2` answer a new piece of memory, or null for an event that is dropped. */
 export interface Codec {
   readEvents(record: LogRecord): readonly JetstreamEvent[];
   encodeV1(event: JetstreamEvent): Uint8Array | null;
   encodeV2(event: JetstreamEvent): Uint8Array | null;
+  /** The same bytes in memory that the next call writes over. */
+  lendV1(event: JetstreamEvent): Uint8Array | null;
+  lendV2(event: JetstreamEvent): Uint8Array | null;
 }
 
-/** Compresses one message; the answer is a new piece of memory. */
+/** Compresses one message; the answer of `compress` is a new piece of memory. */
 export interface MessageCompressor {
   compress(bytes: Uint8Array): Uint8Array;
+  /** The same frame in memory that the next call writes over. */
+  lend(bytes: Uint8Array): Uint8Array;
 }
 
 /** How messages are compressed. `null` for no compression at all. */

@@ -84,6 +84,12 @@ function finish(event: LocatedEvent): Uint8Array {
   return message;
 }
 
+/** The finished message in memory that the next one is written into. */
+function lend(): Uint8Array {
+  encodeCounters.encoded++;
+  return out.view();
+}
+
 const quoted = (text: string): string => JSON.stringify(text);
 
 /** The upstream event's fields with the relay's seq, keys in alphabetical order as version 1 always had them. */
@@ -102,17 +108,12 @@ const own = (event: JetstreamEvent): LocatedEvent => {
   throw new TypeError('not an event of readEvents');
 };
 
-/**
- * The event as version 1 has it, in memory of its own, which is for reading alone: the event keeps it, and takes the
- * record's JSON from it when it is encoded again. null: version 1 does not have this kind (#sync), or the op's
- * record is missing or undecodable.
- */
-export function encodeV1(event: JetstreamEvent): Uint8Array | null {
-  const located = own(event);
+/** Writes the event as version 1 has it; whether it has one. */
+function writeV1(located: LocatedEvent): boolean {
   const { kind, did, timeUs } = located;
   out.reset();
   if (kind === KIND.commit) {
-    if (!hasRecord(located)) return null;
+    if (!hasRecord(located)) return false;
     const { operation, collection, rkey } = located;
     // All of these are ASCII, and nothing in them needs an escape: their syntax was checked.
     out.ascii(
@@ -120,7 +121,7 @@ export function encodeV1(event: JetstreamEvent): Uint8Array | null {
     );
     if (operation !== 'delete') {
       out.ascii(',"record":');
-      if (!writeJson(located)) return null;
+      if (!writeJson(located)) return false;
       out.ascii(',"cid":"');
       writeRecordCid(located);
       out.ascii('"');
@@ -130,18 +131,17 @@ export function encodeV1(event: JetstreamEvent): Uint8Array | null {
     out.text(`{"did":"${did}","time_us":${timeUs},"kind":"identity","identity":${identityFields(located)}}`);
   } else if (kind === KIND.account) {
     out.text(`{"did":"${did}","time_us":${timeUs},"kind":"account","account":${accountFields(located)}}`);
-  } else return null;
-  return finish(located);
+  } else return false;
+  return true;
 }
 
-/** The event as version 2 has it; as with `encodeV1`. null: the op's record is missing or undecodable. */
-export function encodeV2(event: JetstreamEvent): Uint8Array | null {
-  const located = own(event);
+/** The same for version 2. */
+function writeV2(located: LocatedEvent): boolean {
   const { kind, did, seq } = located;
   out.reset();
   const start = `","seq":${seq},"did":"${did}","time":"${timeText(located.timeUs)}",`;
   if (kind === KIND.commit) {
-    if (!hasRecord(located)) return null;
+    if (!hasRecord(located)) return false;
     const { operation, collection, rkey } = located;
     out.ascii(
       `${PAYLOAD}commit${start}"rev":"${located.frame.rev}","operation":"${operation}","collection":"${collection}","rkey":"${rkey}"`,
@@ -150,7 +150,7 @@ export function encodeV2(event: JetstreamEvent): Uint8Array | null {
       out.ascii(',"cid":"');
       writeRecordCid(located);
       out.ascii('","record":');
-      if (!writeJson(located)) return null;
+      if (!writeJson(located)) return false;
     }
   } else if (kind === KIND.identity) {
     out.text(`${PAYLOAD}identity${start}"identity":${identityFields(located)}`);
@@ -163,5 +163,31 @@ export function encodeV2(event: JetstreamEvent): Uint8Array | null {
     out.text(`"},"did":"${did}","rev":"${rev}","seq":${seq},"time":${quoted(time)}}`);
   }
   out.ascii('}}');
-  return finish(located);
+  return true;
+}
+
+/**
+ * The event as version 1 has it, in memory of its own, which is for reading alone: the event keeps it, and takes the
+ * record's JSON from it when it is encoded again. null: version 1 does not have this kind (#sync), or the op's
+ * record is missing or undecodable.
+ */
+export function encodeV1(event: JetstreamEvent): Uint8Array | null {
+  const located = own(event);
+  return writeV1(located) ? finish(located) : null;
+}
+
+/** The event as version 2 has it; as with `encodeV1`. null: the op's record is missing or undecodable. */
+export function encodeV2(event: JetstreamEvent): Uint8Array | null {
+  const located = own(event);
+  return writeV2(located) ? finish(located) : null;
+}
+
+/** The same bytes as `encodeV1`, valid only until anything is encoded again: for messages that nobody keeps. */
+export function lendV1(event: JetstreamEvent): Uint8Array | null {
+  return writeV1(own(event)) ? lend() : null;
+}
+
+/** The same bytes as `encodeV2`, as with `lendV1`. */
+export function lendV2(event: JetstreamEvent): Uint8Array | null {
+  return writeV2(own(event)) ? lend() : null;
 }

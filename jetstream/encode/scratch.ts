@@ -54,6 +54,11 @@ class Scratch {
     return taken;
   }
 
+  /** The same where it stands: written over by whatever is written next. */
+  view(): Uint8Array {
+    return this.bytes.subarray(0, this.at);
+  }
+
   reset(): void {
     this.at = 0;
     if (this.bytes.length > MAX_KEPT_BYTES) this.bytes = new Uint8Array(INITIAL_BYTES);

@@ -87,7 +87,8 @@ export class SimulatedSocket {
       this.die();
       return 0;
     }
-    this.frames.push(frame);
+    // As the real one: what it takes is its own from then on.
+    this.frames.push(typeof frame === 'string' ? frame : frame.slice());
     if (this.queued === 0 && this.room >= frame.length) {
       this.room -= frame.length;
       return frame.length;

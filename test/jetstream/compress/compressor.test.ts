@@ -85,6 +85,19 @@ describe.each([
     expect(compressor.compress(messages[0]!)).toEqual(kept);
   });
 
+  test('lends the same frames, the short ones in one piece of memory', () => {
+    const compressor = createCompressor({ dictionary: using, ...how });
+    const frames = messages.slice(0, 50).map((bytes) => compressor.compress(bytes));
+    const buffers = new Set<ArrayBufferLike>();
+    for (const [index, frame] of frames.entries()) {
+      const lent = compressor.lend(messages[index]!);
+      expect(Buffer.compare(lent, frame)).toBe(0);
+      expect(frame.buffer).not.toBe(lent.buffer);
+      buffers.add(lent.buffer);
+    }
+    if (compressor.native) expect(buffers.size).toBe(1);
+  });
+
   test('counts', () => {
     const compressor = createCompressor({ dictionary: using, ...how });
     expect(compressor.native).toBe(!('open' in how));

@@ -2,7 +2,7 @@ import type { Codec } from '../../../jetstream/edge/types.ts';
 import type { JetstreamEvent } from '../../../jetstream/types.ts';
 import { KIND, type Kind } from '../../../src/firehose/types.ts';
 import { didHash } from '../../../src/log/did-hash.ts';
-import type { LogCursor, LogReader, LogRecord } from '../../../src/log/types.ts';
+import type { CursorOptions, LogCursor, LogReader, LogRecord } from '../../../src/log/types.ts';
 
 /** What a record of the fake log is about. */
 export interface FakeRecord {
@@ -23,6 +23,49 @@ export interface FakeLog extends LogReader {
   readonly records: readonly (LogRecord & { readonly about: FakeRecord })[];
   readonly openCursors: number;
   readonly reads: number;
+  /** Reads whose records hold only until the next one. */
+  readonly lentReads: number;
+}
+
+/** A record in memory that is written over: whoever looks at it later is found out. */
+class LentRecord {
+  readonly #record: LogRecord & { readonly about: FakeRecord };
+  readonly #isValid: () => boolean;
+  constructor(record: LogRecord & { readonly about: FakeRecord }, isValid: () => boolean) {
+    this.#record = record;
+    this.#isValid = isValid;
+  }
+  get #held() {
+    if (!this.#isValid()) throw new Error('a record was looked at whose memory was written over');
+    return this.#record;
+  }
+  get seq() {
+    return this.#record.seq;
+  }
+  get timeUs() {
+    return this.#held.timeUs;
+  }
+  get hostId() {
+    return this.#held.hostId;
+  }
+  get upstreamSeq() {
+    return this.#held.upstreamSeq;
+  }
+  get kind() {
+    return this.#held.kind;
+  }
+  get opCount() {
+    return this.#held.opCount;
+  }
+  get didHash() {
+    return this.#held.didHash;
+  }
+  get frame() {
+    return this.#held.frame;
+  }
+  get about() {
+    return this.#held.about;
+  }
 }
 
 const EPOCH_US = 1_700_000_000_000_000;
@@ -36,11 +79,13 @@ export const createFakeLog = (options: { firstSeq?: number } = {}): FakeLog => {
   let skippedVersion = 0;
   let openCursors = 0;
   let reads = 0;
+  let lentReads = 0;
   const listeners = new Set<(lastSeq: number) => void>();
   const lastSeq = (): number => firstSeq - 1 + records.length;
 
-  const openCursor = (seq: number): LogCursor => {
+  const openCursor = (seq: number, options: CursorOptions = {}): LogCursor => {
     let position = seq;
+    let generation = 0;
     let open = true;
     openCursors++;
     return {
@@ -51,6 +96,9 @@ export const createFakeLog = (options: { firstSeq?: number } = {}): FakeLog => {
       next(maxBytes) {
         if (!open) throw new Error('a closed cursor was read');
         reads++;
+        const own = ++generation;
+        const isValid = () => own === generation;
+        if (options.reusesMemory) lentReads++;
         if (position < oldestSeq - 1) return 'behind';
         const found: LogRecord[] = [];
         let bytes = 0;
@@ -58,7 +106,7 @@ export const createFakeLog = (options: { firstSeq?: number } = {}): FakeLog => {
           const record = records[position + 1 - firstSeq]!;
           if (!skipped.has(record.didHash) || record.kind === KIND.account) {
             if (found.length > 0 && bytes + record.frame.length > maxBytes) break;
-            found.push(record);
+            found.push(options.reusesMemory ? new LentRecord(record, isValid) : record);
             bytes += record.frame.length;
           }
           position++;
@@ -68,6 +116,7 @@ export const createFakeLog = (options: { firstSeq?: number } = {}): FakeLog => {
       close() {
         if (open) openCursors--;
         open = false;
+        generation++;
       },
     };
   };
@@ -128,6 +177,9 @@ export const createFakeLog = (options: { firstSeq?: number } = {}): FakeLog => {
     get reads() {
       return reads;
     },
+    get lentReads() {
+      return lentReads;
+    },
   };
 };
 
@@ -165,6 +217,13 @@ export const UNDECODABLE = 'test.weir.undecodable';
 export const createFakeCodec = () => {
   const encodes = new Map<string, number>();
   let reads = 0;
+  /** What is lent is written over by the next. */
+  let lent: Uint8Array | null = null;
+  const lend = (bytes: Uint8Array | null): Uint8Array | null => {
+    lent?.fill(0);
+    lent = bytes;
+    return bytes;
+  };
   const encode = (v: 1 | 2, event: JetstreamEvent): Uint8Array | null => {
     const key = `${v}:${event.seq}:${event.opIndex}`;
     encodes.set(key, (encodes.get(key) ?? 0) + 1);
@@ -180,6 +239,8 @@ export const createFakeCodec = () => {
     },
     encodeV1: (event) => encode(1, event),
     encodeV2: (event) => encode(2, event),
+    lendV1: (event) => lend(encode(1, event)),
+    lendV2: (event) => lend(encode(2, event)),
   };
   return {
     codec,

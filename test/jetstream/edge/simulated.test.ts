@@ -34,6 +34,8 @@ const COLLECTIONS = [
 ];
 
 const zstd = (mark: number): Compression['v1'] & { count: number } => {
+  /** Is written over by the next. */
+  let lent: Uint8Array | null = null;
   const compressor = {
     count: 0,
     compress(bytes: Uint8Array): Uint8Array {
@@ -42,6 +44,11 @@ const zstd = (mark: number): Compression['v1'] & { count: number } => {
       out[0] = mark;
       out.set(bytes, 1);
       return out;
+    },
+    lend(bytes: Uint8Array): Uint8Array {
+      lent?.fill(0);
+      lent = compressor.compress(bytes);
+      return lent;
     },
   };
   return compressor;
@@ -231,138 +238,144 @@ describe('the seam of replay and live', () => {
 
   test('whatever is written, taken, updated, dies and comes again: each event once, in order, as the filter says', () => {
     fc.assert(
-      fc.property(fc.array(step, { maxLength: 70, size: 'max' }), fc.boolean(), (steps, tinyCache) => {
-        const { time, edge, log, fake, connect, say } = setUp({
-          blockBytes: 3_000,
-          ...(tinyCache ? { maxCacheBytes: 20_000, maxLogCursors: 2 } : {}),
-        });
-        log.write(Array.from({ length: 20 }, (_, index) => commit(index % 3, [0, 1, 2])));
-        const events = (): JetstreamEvent[] => log.records.flatMap((record) => eventsOf(record));
-        interface Player {
-          socket: SimulatedSocket;
-          readonly version: 'v1' | 'v2';
-          readonly query: Record<string, string>;
-          /** What it was to get before its last options_update, and where that came. */
-          expected: string[];
-          from: (event: JetstreamEvent) => boolean;
-          filter: Filter;
-          wish: Wish;
-        }
-        const players: Player[] = [];
-        for (const each of steps) {
-          const chosen = 'who' in each ? players[each.who % Math.max(1, players.length)] : undefined;
-          if (each.kind === 'write') log.write(each.records);
-          else if (each.kind === 'read') chosen?.socket.read(each.bytes);
-          else if (each.kind === 'wait') time.advance(each.ms);
-          else if (each.kind === 'die') {
-            if (chosen !== undefined) chosen.socket.dyingIn = each.sends;
-          } else if (each.kind === 'update') {
-            // Exact places are known when it has come to rest at the end: then the new filter holds from here on.
-            if (chosen === undefined || chosen.version !== 'v1' || chosen.socket.readyState !== 1) continue;
-            for (let round = 0; round < 60; round++) {
-              chosen.socket.read(1e6);
-              time.advance(25);
+      fc.property(
+        fc.array(step, { maxLength: 70, size: 'max' }),
+        fc.boolean(),
+        fc.boolean(),
+        (steps, tinyCache, readsAlone) => {
+          const { time, edge, log, fake, connect, say } = setUp({
+            blockBytes: 3_000,
+            ...(tinyCache ? { maxCacheBytes: 20_000, maxLogCursors: 2 } : {}),
+            ...(readsAlone ? { aloneSeqs: 3, maxAlone: 4 } : {}),
+          });
+          log.write(Array.from({ length: 20 }, (_, index) => commit(index % 3, [0, 1, 2])));
+          const events = (): JetstreamEvent[] => log.records.flatMap((record) => eventsOf(record));
+          interface Player {
+            socket: SimulatedSocket;
+            readonly version: 'v1' | 'v2';
+            readonly query: Record<string, string>;
+            /** What it was to get before its last options_update, and where that came. */
+            expected: string[];
+            from: (event: JetstreamEvent) => boolean;
+            filter: Filter;
+            wish: Wish;
+          }
+          const players: Player[] = [];
+          for (const each of steps) {
+            const chosen = 'who' in each ? players[each.who % Math.max(1, players.length)] : undefined;
+            if (each.kind === 'write') log.write(each.records);
+            else if (each.kind === 'read') chosen?.socket.read(each.bytes);
+            else if (each.kind === 'wait') time.advance(each.ms);
+            else if (each.kind === 'die') {
+              if (chosen !== undefined) chosen.socket.dyingIn = each.sends;
+            } else if (each.kind === 'update') {
+              // Exact places are known when it has come to rest at the end: then the new filter holds from here on.
+              if (chosen === undefined || chosen.version !== 'v1' || chosen.socket.readyState !== 1) continue;
+              for (let round = 0; round < 60; round++) {
+                chosen.socket.read(1e6);
+                time.advance(25);
+              }
+              if (chosen.socket.readyState !== 1) continue;
+              const { from, filter } = chosen;
+              chosen.expected.push(
+                ...events()
+                  .filter((event) => from(event) && isSent(filter, event))
+                  .map(nameOf),
+              );
+              const end = log.lastSeq;
+              chosen.from = (event) => event.seq > end;
+              chosen.filter = filterOf(each.wish, 'v1');
+              chosen.wish = each.wish;
+              say(
+                chosen.socket,
+                JSON.stringify({
+                  type: 'options_update',
+                  payload: {
+                    wantedCollections: each.wish.collections,
+                    wantedDids: each.wish.dids,
+                    maxMessageSizeBytes: each.wish.maxMessageSizeBytes,
+                  },
+                }),
+              );
+            } else if (each.kind === 'restart') {
+              // It goes, and comes again with the time or seq of the last event it got, which is inclusive.
+              if (chosen === undefined || chosen.socket.readyState !== 1) continue;
+              const told = jsonOf(chosen.socket).filter((message) => 'op' in message) as unknown as Told[];
+              const last = told.at(-1);
+              if (last === undefined) continue;
+              chosen.socket.die();
+              const before = toldTo(chosen.socket);
+              const expectedSoFar = [
+                ...chosen.expected,
+                ...events()
+                  .filter((event) => chosen.from(event) && isSent(chosen.filter, event))
+                  .map(nameOf),
+              ];
+              expect(before).toEqual(expectedSoFar.slice(0, before.length));
+              const { t } = last;
+              chosen.expected = [];
+              chosen.from = (event) => event.timeUs >= t;
+              chosen.socket = connect(
+                chosen.version === 'v1' ? V1_PATH : V2_PATH,
+                queryOf(chosen.wish, chosen.version, { ...chosen.query, cursor: String(t) }),
+              );
+            } else if (players.length < 10) {
+              const { version, wish } = each;
+              const seq = Math.max(1, log.lastSeq - each.back);
+              const record = log.records[seq - 1]!;
+              const cursor =
+                each.cursor === 'none' ? null : each.cursor === 'seq' ? seq : record.timeUs + each.op;
+              const end = log.lastSeq;
+              const query: Record<string, string> = {};
+              if (each.zstd && version === 'v1') query.compress = 'true';
+              if (each.zstd && version === 'v2') query.zstdDictionary = '7';
+              const socket = connect(
+                version === 'v1' ? V1_PATH : V2_PATH,
+                queryOf(wish, version, { ...query, ...(cursor === null ? {} : { cursor: String(cursor) }) }),
+                each.room,
+              );
+              players.push({
+                socket,
+                version,
+                query,
+                expected: [],
+                from: (event) =>
+                  event.seq > end ||
+                  (each.cursor === 'seq' && event.seq >= seq) ||
+                  (each.cursor === 'time' && event.timeUs >= cursor!),
+                filter: filterOf(wish, version),
+                wish,
+              });
             }
-            if (chosen.socket.readyState !== 1) continue;
-            const { from, filter } = chosen;
-            chosen.expected.push(
+          }
+          for (let round = 0; round < 300; round++) {
+            for (const { socket } of players) socket.read(1e6);
+            time.advance(25);
+          }
+          let alive = 0;
+          for (const { socket, expected, from, filter } of players) {
+            const all = [
+              ...expected,
               ...events()
                 .filter((event) => from(event) && isSent(filter, event))
                 .map(nameOf),
-            );
-            const end = log.lastSeq;
-            chosen.from = (event) => event.seq > end;
-            chosen.filter = filterOf(each.wish, 'v1');
-            chosen.wish = each.wish;
-            say(
-              chosen.socket,
-              JSON.stringify({
-                type: 'options_update',
-                payload: {
-                  wantedCollections: each.wish.collections,
-                  wantedDids: each.wish.dids,
-                  maxMessageSizeBytes: each.wish.maxMessageSizeBytes,
-                },
-              }),
-            );
-          } else if (each.kind === 'restart') {
-            // It goes, and comes again with the time or seq of the last event it got, which is inclusive.
-            if (chosen === undefined || chosen.socket.readyState !== 1) continue;
-            const told = jsonOf(chosen.socket).filter((message) => 'op' in message) as unknown as Told[];
-            const last = told.at(-1);
-            if (last === undefined) continue;
-            chosen.socket.die();
-            const before = toldTo(chosen.socket);
-            const expectedSoFar = [
-              ...chosen.expected,
-              ...events()
-                .filter((event) => chosen.from(event) && isSent(chosen.filter, event))
-                .map(nameOf),
             ];
-            expect(before).toEqual(expectedSoFar.slice(0, before.length));
-            const { t } = last;
-            chosen.expected = [];
-            chosen.from = (event) => event.timeUs >= t;
-            chosen.socket = connect(
-              chosen.version === 'v1' ? V1_PATH : V2_PATH,
-              queryOf(chosen.wish, chosen.version, { ...chosen.query, cursor: String(t) }),
-            );
-          } else if (players.length < 10) {
-            const { version, wish } = each;
-            const seq = Math.max(1, log.lastSeq - each.back);
-            const record = log.records[seq - 1]!;
-            const cursor =
-              each.cursor === 'none' ? null : each.cursor === 'seq' ? seq : record.timeUs + each.op;
-            const end = log.lastSeq;
-            const query: Record<string, string> = {};
-            if (each.zstd && version === 'v1') query.compress = 'true';
-            if (each.zstd && version === 'v2') query.zstdDictionary = '7';
-            const socket = connect(
-              version === 'v1' ? V1_PATH : V2_PATH,
-              queryOf(wish, version, { ...query, ...(cursor === null ? {} : { cursor: String(cursor) }) }),
-              each.room,
-            );
-            players.push({
-              socket,
-              version,
-              query,
-              expected: [],
-              from: (event) =>
-                event.seq > end ||
-                (each.cursor === 'seq' && event.seq >= seq) ||
-                (each.cursor === 'time' && event.timeUs >= cursor!),
-              filter: filterOf(wish, version),
-              wish,
-            });
+            const told = toldTo(socket);
+            expect(told).toEqual(all.slice(0, told.length));
+            if (socket.readyState !== 1) continue;
+            alive++;
+            expect(told.length).toBe(all.length);
           }
-        }
-        for (let round = 0; round < 300; round++) {
-          for (const { socket } of players) socket.read(1e6);
-          time.advance(25);
-        }
-        let alive = 0;
-        for (const { socket, expected, from, filter } of players) {
-          const all = [
-            ...expected,
-            ...events()
-              .filter((event) => from(event) && isSent(filter, event))
-              .map(nameOf),
-          ];
-          const told = toldTo(socket);
-          expect(told).toEqual(all.slice(0, told.length));
-          if (socket.readyState !== 1) continue;
-          alive++;
-          expect(told.length).toBe(all.length);
-        }
-        expect(edge.counters.liveConsumers).toBe(alive);
-        expect(edge.counters.rescued).toBe(0);
-        expect(log.openCursors).toBeLessThanOrEqual(tinyCache ? 2 : 32);
-        if (alive === 0) expect(log.openCursors).toBe(0);
-        // What nobody is there to share is forgotten.
-        const stays = !steps.some(({ kind }) => kind === 'die' || kind === 'restart');
-        if (stays && !tinyCache) expect(fake.mostEncodes).toBeLessThanOrEqual(1);
-      }),
-      { numRuns: 300 },
+          expect(edge.counters.liveConsumers).toBe(alive);
+          expect(edge.counters.rescued).toBe(0);
+          expect(log.openCursors).toBeLessThanOrEqual((tinyCache ? 2 : 32) + (readsAlone ? 4 : 0));
+          if (alive === 0) expect(log.openCursors).toBe(0);
+          // What nobody is there to share is forgotten.
+          const stays = !steps.some(({ kind }) => kind === 'die' || kind === 'restart');
+          if (stays && !tinyCache && !readsAlone) expect(fake.mostEncodes).toBeLessThanOrEqual(1);
+        },
+      ),
+      { numRuns: 1_000 },
     );
   });
 
@@ -461,8 +474,9 @@ describe('the seam of replay and live', () => {
           { minLength: 1, maxLength: 12 },
         ),
         fc.constantFrom(0, 2_000, 1e9),
-        (steps, room) => {
-          const { time, log, connect, say } = setUp({ blockBytes: 1_000, replayBudgetMs: 0 });
+        fc.constantFrom(2, 5_000),
+        (steps, room, aloneSeqs) => {
+          const { time, log, connect, say } = setUp({ blockBytes: 1_000, replayBudgetMs: 0, aloneSeqs });
           log.write(commits(30));
           const socket = connect(V1_PATH, '?cursor=1', room);
           const filters = [filterOf({ collections: [], dids: [], maxMessageSizeBytes: 0 }, 'v1')];
@@ -536,6 +550,104 @@ describe('what is shared', () => {
     time.advance(100);
     expect(toldTo(socket).length).toBe(100);
     expect(fake.reads).toBe(100);
+  });
+});
+
+describe('one that is alone at its place', () => {
+  const far = { blockBytes: 5_000, aloneSeqs: 100 };
+
+  test('reads into memory of its own up to where others may be, and leaves nothing in the cache', () => {
+    const { time, edge, log, fake, compressors, connect } = setUp({ ...far, replayBudgetMs: 0 });
+    log.write(Array.from({ length: 1_000 }, (_, index) => commit(index % 3, [0, 1])));
+    const socket = connect(V2_PATH, '?cursor=1&zstdDictionary=7');
+    time.step();
+    time.step();
+    expect(log.lentReads).toBeGreaterThan(0);
+    expect(edge.counters.cachedBlocks).toBe(0);
+    time.advance(100);
+    expect(toldTo(socket).length).toBe(2_000);
+    expect(log.lentReads).toBe(edge.counters.blocksAlone);
+    expect(edge.counters.blocksAlone).toBeGreaterThan(5 * edge.counters.blocksRead);
+    expect(edge.counters.encodesV2).toBe(2_000);
+    expect(fake.mostEncodes).toBe(1);
+    expect(compressors.own.count).toBe(2_000);
+    socket.die();
+    expect(log.openCursors).toBe(0);
+  });
+
+  test('is told what its filter wants of it, and counted as all others are', () => {
+    const asked = `?cursor=1&wantedDids=${DIDS[1]}&wantedCollections=app.bsky.feed.post&maxMessageSizeBytes=500`;
+    const records = Array.from({ length: 600 }, (_, index) =>
+      commit(index % 3, [0, 9, 1], index % 10 === 0 ? 3_000 : 20),
+    );
+    const outcomes = [100, 1e9].map((aloneSeqs) => {
+      const { time, edge, log, connect } = setUp({ blockBytes: 5_000, aloneSeqs });
+      log.write(records);
+      const socket = connect(V1_PATH, asked, 3_000);
+      for (let round = 0; round < 500; round++) {
+        socket.read(700);
+        time.advance(2);
+      }
+      const { filtered, oversize, encodesV1, undecodable, deliveries, deliveredBytes, replayRecords } =
+        edge.counters;
+      expect(log.lentReads > 0).toBe(aloneSeqs === 100);
+      return {
+        told: toldTo(socket),
+        counts: { filtered, oversize, undecodable, deliveries, deliveredBytes },
+        // What is left when a socket is full is looked at once more where nothing is kept.
+        atLeast: [encodesV1 >= deliveries, replayRecords >= deliveries],
+      };
+    });
+    expect(outcomes[0]!.told.length).toBe(180);
+    expect(outcomes[0]!.told).toEqual(outcomes[1]!.told);
+    const { filtered: _, ...alone } = outcomes[0]!.counts;
+    const { filtered: __, ...shared } = outcomes[1]!.counts;
+    expect(alone).toEqual(shared);
+    expect(outcomes[0]!.atLeast).toEqual([true, true]);
+  });
+
+  test('shares again with who comes near it', () => {
+    const { time, edge, log, connect } = setUp({ ...far, replayBudgetMs: 0 });
+    log.write(Array.from({ length: 1_000 }, (_, index) => commit(index % 3, [0])));
+    const first = connect(V1_PATH, '?cursor=1');
+    time.step();
+    const alone = edge.counters.blocksAlone;
+    expect(alone).toBe(1);
+    const second = connect(V1_PATH, '?cursor=1');
+    time.advance(100);
+    expect(edge.counters.blocksAlone).toBe(alone);
+    expect(edge.counters.blocksShared).toBeGreaterThan(10);
+    for (const socket of [first, second]) expect(toldTo(socket).length).toBe(1_000);
+  });
+
+  test('gets nothing of an account that is taken down meanwhile, though its block was read before', () => {
+    const { time, log, connect } = setUp({ ...far, blockBytes: 1e6 });
+    log.write(Array.from({ length: 600 }, (_, index) => commit(index % 3, [0])));
+    const socket = connect(V1_PATH, '?cursor=1', 500);
+    time.advance(5);
+    const before = toldTo(socket).length;
+    expect(before).toBeGreaterThan(0);
+    expect(log.lentReads).toBe(1);
+    log.setSkippedDids(new Set([didHash(DIDS[1]!)]));
+    for (let round = 0; round < 300; round++) {
+      socket.read(1e6);
+      time.advance(5);
+    }
+    const after = toldTo(socket).slice(before);
+    expect(after.length).toBeGreaterThan(300);
+    for (const name of after) expect((Number.parseInt(name, 10) - 1) % 3).not.toBe(1);
+  });
+
+  test('that falls out of the window while its socket is full is told so', () => {
+    const { time, edge, log, connect } = setUp({ ...far, blockBytes: 1e6 });
+    log.write(Array.from({ length: 600 }, (_, index) => commit(index % 3, [0])));
+    const socket = connect(V1_PATH, '?cursor=1', 500);
+    time.advance(5);
+    log.trimTo(400);
+    socket.read(1e6);
+    time.advance(5);
+    expect(edge.counters.tooSlow).toBe(1);
+    expect(log.openCursors).toBe(0);
   });
 });
 

@@ -6,7 +6,7 @@ import { decodeFirst } from 'cborg';
 import fc from 'fast-check';
 import { encodeCounters } from '../../../jetstream/encode/counters.ts';
 import { readEvents } from '../../../jetstream/encode/events.ts';
-import { encodeV1, encodeV2 } from '../../../jetstream/encode/message.ts';
+import { encodeV1, encodeV2, lendV1, lendV2 } from '../../../jetstream/encode/message.ts';
 import { errorMessage, heartbeatV1, heartbeatV2, infoMessage } from '../../../jetstream/encode/notices.ts';
 import { timeText } from '../../../jetstream/encode/time.ts';
 import type { JetstreamEvent } from '../../../jetstream/types.ts';
@@ -373,6 +373,13 @@ async function judgeFrames(frames: readonly Uint8Array[]): Promise<number> {
     const [header, rest] = decodeFirst(frame, dagCbor.decodeOptions as never) as [{ t: string }, Uint8Array];
     const body = dagCbor.decode(rest) as Record<string, unknown>;
     const events = readEvents(record);
+    // Lent or kept, the bytes are the same; of other events, since one that was encoded keeps its JSON.
+    for (const [at, other] of readEvents(record).entries()) {
+      expect(jsonOf(lendV2(other))).toBe(v2(events[at]!));
+      expect(lendV1(other) === null ? null : jsonOf(lendV1(other))).toBe(
+        header.t === '#sync' ? null : v1(events[at]!),
+      );
+    }
     if (header.t !== '#commit') {
       const kind = header.t.slice(1);
       const wrapped = { ...body, seq: record.seq };
