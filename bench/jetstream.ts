@@ -1,13 +1,17 @@
 /**
  * What does the JSON view cost? The edge serves a log of simulated commits from this process; clients are another
  * process. Unfiltered clients at two rates, plain and zstd; a thousand with a hundred DIDs each; cold replay of one
- * client and of a hundred, beside live ones. Baseline: the same log written and read by nobody.
+ * client and of a hundred, as text, as zstd without a dictionary (version 1 as it comes) and with our own (version 2).
+ * Baseline: the same log written and read by nobody.
  *
  * bun bench/jetstream.ts [SECONDS PER RUN] [cold]     default 8; cold: only the replay, so many times over
  */
 
 import { writeFileSync } from 'node:fs';
-import { createJetstreamEdge } from '../jetstream/edge/edge.ts';
+import { createCompression } from '../jetstream/compress/compression.ts';
+import { loadOwnDictionary } from '../jetstream/dictionary/dictionary.ts';
+import { createDictionaries } from '../jetstream/dictionary/registry.ts';
+import { createJetstreamEdge, V1_PATH, V2_PATH } from '../jetstream/edge/edge.ts';
 import { cachedRecording } from '../simulator/recording.ts';
 import { startServer } from '../src/api/server.ts';
 import { scanFrame } from '../src/firehose/scan.ts';
@@ -26,16 +30,10 @@ const TICK_MS = 4;
 const PROBES = 3;
 const REPLAYED = 100_000;
 
-const recording = await cachedRecording(CACHE_DIR, {
-  hosts: 20,
-  accounts: ACCOUNTS,
-  seed: 3,
-  events: EVENTS,
-});
 const entries: LogEntry[] = [];
 const dids = new Set<string>();
-for (let index = 0; index < recording.events; index++) {
-  const frame = scanFrame(recording.frameAt(index).slice());
+for (const bytes of await recordedFrames()) {
+  const frame = scanFrame(bytes);
   if (!frame.ok) throw new Error(frame.reason);
   dids.add(frame.did);
   entries.push({
@@ -49,10 +47,25 @@ for (let index = 0; index < recording.events; index++) {
     seqEnd: frame.seqEnd,
   });
 }
-/** How many messages of v1 an event makes. */
-const messagesOf = ({ kind, opCount }: LogEntry): number =>
-  kind === KIND.commit ? opCount : kind === KIND.sync ? 0 : 1;
+
+async function recordedFrames(): Promise<Uint8Array[]> {
+  const recording = await cachedRecording(CACHE_DIR, {
+    hosts: 20,
+    accounts: ACCOUNTS,
+    seed: 3,
+    events: EVENTS,
+  });
+  return Array.from({ length: recording.events }, (_, index) => recording.frameAt(index).slice());
+}
+
+/** How many messages an event makes. */
+const messagesOf = ({ kind, opCount }: LogEntry, path = V1_PATH): number =>
+  kind === KIND.commit ? opCount : kind === KIND.sync && path === V1_PATH ? 0 : 1;
 const ops = entries.reduce((sum, entry) => sum + messagesOf(entry), 0) / entries.length;
+
+const own = loadOwnDictionary();
+if (!own.ok) throw new Error(own.problem);
+const dictionaries = createDictionaries([own.dictionary]);
 const frameBytes = entries.reduce((sum, { frame }) => sum + frame.length, 0) / entries.length;
 
 /** Writes events at a rate until stopped; answers how many events (frames) were written. */
@@ -93,7 +106,10 @@ await withDirectory(async (dir) => {
     tailBytes: 16 * 1024 * 1024,
     reserveBytes: 0,
   });
-  const edge = createJetstreamEdge({ log });
+  const edge = createJetstreamEdge({
+    log,
+    compression: createCompression({ v1Dictionary: null, dictionaries }),
+  });
   const server = startServer({
     host: '127.0.0.1',
     port: 0,
@@ -197,40 +213,50 @@ await withDirectory(async (dir) => {
   await log.whenDurable(log.appendedSeq);
   /** The most memory from here on, which Linux counts anew after this. */
   const forgetPeak = (): void => writeFileSync('/proc/self/clear_refs', '5');
+  const ways = [
+    { name: 'plain', path: V1_PATH, query: '' },
+    { name: 'zstd', path: V1_PATH, query: '&compress=true' },
+    { name: 'zstd with dictionary', path: V2_PATH, query: `&zstdDictionary=${own.dictionary.id}` },
+  ];
+  /** Messages of the newest `events`. */
+  const newest = (events: number, path: string): number => {
+    let sum = 0;
+    for (let index = REPLAYED - events; index < REPLAYED; index++)
+      sum += messagesOf(entries[index % entries.length]!, path);
+    return sum;
+  };
+  const runs = [1, 100].flatMap((count) =>
+    ways.map((way) => {
+      const events = count === 1 ? REPLAYED : REPLAYED / 10;
+      return { ...way, count, cursor: from + REPLAYED - events, wanted: newest(events, way.path) * count };
+    }),
+  );
+  // A relay would hold none of them: what is there to begin with decides how much garbage piles up.
+  entries.length = 0;
   for (let round = 0; round < (ONLY_COLD ? SECONDS : 1); round++)
-    for (const count of [1, 100])
-      for (const zstd of [false, true]) {
-        const drain = startJetstreamDrain();
-        await drain.hear('ready');
-        Bun.gc(true);
-        const rssBefore = memoryOf(process.pid).rssMb;
-        forgetPeak();
-        const before = cpuMs();
-        const startedAt = Date.now();
-        const first = count === 1 ? 0 : REPLAYED - REPLAYED / 10;
-        let wanted = 0;
-        for (let index = first; index < REPLAYED; index++)
-          wanted += messagesOf(entries[index % entries.length]!);
-        drain.tell({ do: 'until', messages: wanted * count });
-        drain.tell({
-          do: 'connect',
-          clients: {
-            url: server.url,
-            path: `/subscribe?cursor=${from + first}${zstd ? '&compress=true' : ''}`,
-            count,
-            probes: 0,
-          },
-        });
-        const { atMs } = await drain.hear<{ atMs: number }>('reached');
-        const seconds = (atMs - startedAt) / 1000;
-        const cores = (cpuMs() - before) / 1000 / seconds;
-        console.log(
-          `${count} cold ${zstd ? 'zstd' : 'plain'} client${count === 1 ? '' : 's'}: ${Math.round((wanted * count) / seconds).toLocaleString('en')} events/s, ` +
-            `${Math.round((wanted * count) / seconds / cores).toLocaleString('en')} per core-second, ` +
-            `RSS ${rssBefore.toFixed(0)} MB before, ${memoryOf(process.pid).peakMb.toFixed(0)} MB at most (load ${loadLine()})`,
-        );
-        await drain.stop();
-      }
+    for (const { name, path, query, count, cursor, wanted } of runs) {
+      const drain = startJetstreamDrain();
+      await drain.hear('ready');
+      Bun.gc(true);
+      const rssBefore = memoryOf(process.pid).rssMb;
+      forgetPeak();
+      const before = cpuMs();
+      const startedAt = Date.now();
+      drain.tell({ do: 'until', messages: wanted });
+      drain.tell({
+        do: 'connect',
+        clients: { url: server.url, path: `${path}?cursor=${cursor}${query}`, count, probes: 0 },
+      });
+      const { atMs } = await drain.hear<{ atMs: number }>('reached');
+      const seconds = (atMs - startedAt) / 1000;
+      const cores = (cpuMs() - before) / 1000 / seconds;
+      console.log(
+        `${count} cold ${name} client${count === 1 ? '' : 's'}: ${Math.round(wanted / seconds).toLocaleString('en')} events/s, ` +
+          `${Math.round(wanted / seconds / cores).toLocaleString('en')} per core-second, ` +
+          `RSS ${rssBefore.toFixed(0)} MB before, ${memoryOf(process.pid).peakMb.toFixed(0)} MB at most (load ${loadLine()})`,
+      );
+      await drain.stop();
+    }
 
   await edge.close();
   await server.close();
