@@ -8,6 +8,7 @@ export interface JetstreamLimits extends ConsumerLimits {
   readonly maxCacheBytes: number;
   readonly maxBlocks: number;
   readonly maxLogCursors: number;
+  readonly maxBlocksPerTurn: number;
   readonly maxAlone: number;
   readonly aloneSeqs: number;
   readonly heartbeatMs: number;

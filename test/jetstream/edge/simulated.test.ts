@@ -777,6 +777,27 @@ describe('those that catch up', () => {
   });
 });
 
+describe('those that come one after the other', () => {
+  test('come up with who is ahead of them, as long as what that one read is held', () => {
+    const { time, edge, log, fake, connect } = setUp({ blockBytes: 2_000, replayBudgetMs: 0 });
+    log.write(Array.from({ length: 1_000 }, (_, index) => commit(index % 3, [0])));
+    const sockets: SimulatedSocket[] = [];
+    for (let index = 0; index < 10; index++) {
+      sockets.push(connect(V1_PATH, '?cursor=1'));
+      time.step();
+    }
+    while (edge.counters.blocksRead < 10) time.step();
+    for (let round = 0; round < 12; round++) time.step();
+    // All are at the same place by then: within one block of each other.
+    const seqs = edge.consumers().map(({ seq }) => seq);
+    expect(Math.max(...seqs) - Math.min(...seqs)).toBeLessThan(40);
+    expect(Math.max(...seqs)).toBeLessThan(1_000);
+    time.advance(100);
+    for (const socket of sockets) expect(toldTo(socket).length).toBe(1_000);
+    expect(fake.mostEncodes).toBe(1);
+  });
+});
+
 describe('takedowns', () => {
   test('what is in the cache is forgotten: nobody gets events of an account that is taken down', () => {
     const { time, log, connect } = setUp();
