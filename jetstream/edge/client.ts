@@ -64,6 +64,10 @@ export class Client extends Consumer {
   fromTimeUs = 0;
   /** What it reads on its own; null unless it is alone at its place. */
   alone: Alone | null = null;
+  /** How many events the next one of those that take turns is behind it; Infinity when there is none. */
+  lead = Number.POSITIVE_INFINITY;
+  /** Turns it has given up so that others come up with it. */
+  turnsWaited = 0;
   /** v1: nothing is sent before its first options_update. */
   awaitsHello: boolean;
   /** Its place in the audience's `live`; −1 = not live. */

@@ -10,7 +10,7 @@
  * - An event that nobody wants is not encoded. What is wanted is encoded once per version and compressed once per
  *   compressor, and shared by all, live or catching up, as long as its block is in the cache.
  * - Live clients share one reading position and are served by groups of equal filters. Those that catch up take
- *   turns, the furthest behind first, so that those at the same place share the same blocks.
+ *   turns, the furthest behind first; who leads a little lets the others come up, so that they share the same blocks.
  * - A client that catches up with nobody near it reads into memory of its own, and leaves nothing to share.
  * - Only who falls out of the window, or takes not a byte for minutes, is called too slow.
  */
@@ -544,6 +544,17 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
       return;
     }
     leaveAlone(client);
+    // Who leads a little, lets the others come up: else what it reads would be gone before they get there.
+    if (
+      client.lead < limits.aloneSeqs &&
+      client.turnsWaited < limits.maxTurnsWaited &&
+      !blocks.holds(client.seq)
+    ) {
+      client.turnsWaited++;
+      standInLine(client);
+      return;
+    }
+    client.turnsWaited = 0;
     // What is held already costs little: who comes behind others goes faster, until all of them share each block.
     for (let left = limits.maxBlocksPerTurn; left > 0; left--)
       if (!readShared(client) || !blocks.holds(client.seq)) return;
@@ -735,7 +746,18 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
         // Nobody is there to share anything with.
         if (consumers.all.size === 0) blocks.clear();
       },
-      arrange: (round) => void round.sort((a, b) => a.seq - b.seq),
+      arrange(round) {
+        round.sort((a, b) => a.seq - b.seq);
+        let before = Number.NEGATIVE_INFINITY;
+        let here = Number.NEGATIVE_INFINITY;
+        for (const client of round) {
+          if (client.seq !== here) {
+            before = here;
+            here = client.seq;
+          }
+          client.lead = here - before;
+        }
+      },
       beforeClose() {
         unsubscribe();
         flushLive();

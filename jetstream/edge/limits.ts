@@ -19,6 +19,9 @@ export const MAX_LOG_CURSORS = 32;
 /** Blocks that are held already and sent to a client in one turn: a quarter of a millisecond. */
 export const MAX_BLOCKS_PER_TURN = 8;
 
+/** Turns in a row that a client with others not far behind it gives up: it goes on at a quarter of their speed. */
+export const MAX_TURNS_WAITED = 3;
+
 /**
  * A client that catches up and has nobody within so many events of it, nor the end of the log, does not use the cache:
  * it has room for less than that, so that what is read for it would be gone before anybody else got there.
@@ -45,6 +48,7 @@ export const DEFAULT_JETSTREAM_LIMITS: JetstreamLimits = {
   maxBlocks: MAX_BLOCKS,
   maxLogCursors: MAX_LOG_CURSORS,
   maxBlocksPerTurn: MAX_BLOCKS_PER_TURN,
+  maxTurnsWaited: MAX_TURNS_WAITED,
   maxAlone: MAX_ALONE,
   aloneSeqs: ALONE_SEQS,
   heartbeatMs: HEARTBEAT_MS,

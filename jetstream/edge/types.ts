@@ -9,6 +9,7 @@ export interface JetstreamLimits extends ConsumerLimits {
   readonly maxBlocks: number;
   readonly maxLogCursors: number;
   readonly maxBlocksPerTurn: number;
+  readonly maxTurnsWaited: number;
   readonly maxAlone: number;
   readonly aloneSeqs: number;
   readonly heartbeatMs: number;

@@ -798,6 +798,45 @@ describe('those that come one after the other', () => {
   });
 });
 
+describe('one that leads', () => {
+  const start = (maxTurnsWaited: number) => {
+    const set = setUp({ blockBytes: 2_000, replayBudgetMs: 0, maxBlocks: 12, maxTurnsWaited });
+    set.log.write(Array.from({ length: 3_000 }, (_, index) => commit(index % 3, [0])));
+    return set;
+  };
+
+  test('waits for those not far behind it, so that less is read twice', () => {
+    const encodes = [0, 3].map((maxTurnsWaited) => {
+      const { time, edge, connect } = start(maxTurnsWaited);
+      const sockets = Array.from({ length: 8 }, () => {
+        const socket = connect(V1_PATH, '?cursor=1');
+        for (let turn = 0; turn < 12; turn++) time.step();
+        return socket;
+      });
+      time.advance(200);
+      for (const socket of sockets) expect(toldTo(socket).length).toBe(3_000);
+      return edge.counters.encodesV1;
+    });
+    expect(encodes[1]!).toBeLessThan(encodes[0]! / 2);
+  });
+
+  test('goes on all the same, however many come after it', () => {
+    const { time, edge, connect } = start(3);
+    const first = connect(V1_PATH, '?cursor=1');
+    for (let turn = 0; turn < 30; turn++) time.step();
+    const told = toldTo(first).length;
+    let turns = 0;
+    while (toldTo(first).length === told) {
+      connect(V1_PATH, '?cursor=1');
+      time.step();
+      expect(turns++).toBeLessThan(200);
+    }
+    const allAreThere = (): boolean => edge.consumers().every(({ seq }) => seq === 3_000);
+    for (let turn = 0; turn < 50_000 && !allAreThere(); turn++) time.step();
+    expect(allAreThere()).toBe(true);
+  });
+});
+
 describe('takedowns', () => {
   test('what is in the cache is forgotten: nobody gets events of an account that is taken down', () => {
     const { time, log, connect } = setUp();
