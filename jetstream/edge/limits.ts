@@ -16,7 +16,7 @@ export const MAX_BLOCKS = 8_192;
 /** Reading positions kept for whoever reads on from there; each may hold a block of the log in memory. */
 export const MAX_LOG_CURSORS = 32;
 
-/** Blocks that are held already and sent to a client in one turn: a quarter of a millisecond. */
+/** Blocks that are held already and sent to a client in one turn: a third of a millisecond with events of common size. */
 export const MAX_BLOCKS_PER_TURN = 8;
 
 /** Turns in a row that a client with others not far behind it gives up: it goes on at a quarter of their speed. */
@@ -24,7 +24,7 @@ export const MAX_TURNS_WAITED = 3;
 
 /**
  * A client that catches up and has nobody within so many events of it, nor the end of the log, does not use the cache:
- * it has room for less than that, so that what is read for it would be gone before anybody else got there.
+ * it has room for about half as many of common size, so that what is read for it would be gone before anybody else got there.
  */
 export const ALONE_SEQS = 5_000;
 
