@@ -2,7 +2,7 @@
  * The processes of a benchmark: weir as its users run it, the simulated network, and consumers, each on its own, so
  * that their CPU time and memory can be told apart. Children speak in lines of JSON.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Subprocess } from 'bun';
@@ -108,6 +108,16 @@ export interface Weir {
   stop(): Promise<void>;
 }
 
+/** The collector's settings that `bun run start` has, so that what is measured is what runs. */
+const startSettings = (): Record<string, string> => {
+  const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as {
+    scripts: { start: string };
+  };
+  return Object.fromEntries(
+    [...scripts.start.matchAll(/\b(BUN_JSC_\w+)=(\S+)/g)].map((match) => [match[1]!, match[2]!]),
+  );
+};
+
 /** Starts `weir serve` with these settings on free ports; resolves when it serves. Its warnings go to our stderr. */
 export const startWeir = async (settings: Record<string, string>): Promise<Weir> => {
   const environment: Record<string, string> = {};
@@ -121,6 +131,7 @@ export const startWeir = async (settings: Record<string, string>): Promise<Weir>
     {
       cwd: ROOT,
       env: {
+        ...startSettings(),
         ...environment,
         RELAY_API_BIND: '127.0.0.1:0',
         RELAY_METRICS_LISTEN: '127.0.0.1:0',
