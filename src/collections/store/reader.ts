@@ -1,0 +1,285 @@
+/**
+ * The collection index as those see it who only read: pages and counts, from a connection of their own.
+ *
+ * Contract: a page is one consistent moment of the index, and costs a few chunks of the lists it walks, however many
+ * repos are hidden (they are in no list). A page over several collections may have to step over repos that it told of
+ * at an earlier place; it steps over a bounded number, and may then be short, or empty with a cursor: read on from
+ * there. No cursor means the end.
+ */
+import type { Database } from 'bun:sqlite';
+import type { CollectionCount, CollectionReader, Page, PageQuery } from '../types.ts';
+import { ALL, accountNumber, placesStart } from './account.ts';
+import { decodeCursor, encodeCursor } from './cursor.ts';
+import { KEYS, keyOf } from './did.ts';
+import { openDidReader } from './did-file.ts';
+import { decodeChunk, type Entries, leftListOf, listOf, lowerBound, maskBit, OTHERS_BIT } from './list.ts';
+import { explain } from './problem.ts';
+import { identityOf, openForReading } from './schema.ts';
+
+/** Entries that one page over several collections looks at; a look into the account itself counts as LOOKUP_COST. */
+export const MAX_VISITED = 40_000;
+const LOOKUP_COST = 40;
+
+const BASE = '(key & ((1 << 40) - 1))';
+
+interface ChunkRow {
+  readonly base: number;
+  readonly entries: Uint8Array;
+}
+
+/** One list while it is walked. */
+interface Walk {
+  readonly list: number;
+  readonly collection: number;
+  /** Of places that were left. */
+  readonly isLeft: boolean;
+  base: number;
+  entries: Entries;
+  index: number;
+  /** Where it stands. */
+  position: number;
+}
+
+/** Opens the index at `path` for reading. @throws CollectionIndexError */
+export const openCollectionReader = (path: string): CollectionReader => {
+  const db = openForReading(path);
+  try {
+    return createReader(db, path);
+  } catch (error) {
+    db.close();
+    throw explain(error, path);
+  }
+};
+
+const createReader = (db: Database, path: string): CollectionReader => {
+  const { identity, seed } = identityOf(db);
+  const dids = openDidReader(path, identity);
+  const begin = db.query<null, []>('begin');
+  const end = db.query<null, []>('commit');
+  const chunkAt = db.query<ChunkRow, [number, number]>(
+    `select ${BASE} as base, entries from chunks where key >= (?1 << 40) and key <= ((?1 << 40) | ?2) order by key desc limit 1`,
+  );
+  const chunkAfter = db.query<ChunkRow, [number, number]>(
+    `select ${BASE} as base, entries from chunks where key > ((?1 << 40) | ?2) and key < ((?1 + 1) << 40) order by key limit 1`,
+  );
+  const selectCollection = db.query<{ id: number; dids: number; places: number }, [string]>(
+    "select id, dids, places from collections where name = ? and name <> ''",
+  );
+  const selectPrefix = db.query<{ id: number; dids: number; places: number }, [string, string]>(
+    'select id, dids, places from collections where name >= ? and name < ?',
+  );
+  const selectCounts = db.query<CollectionCount, [string, number]>(
+    'select name as collection, dids from collections where dids > 0 and name > ? order by name limit ?',
+  );
+  const selectAccount = db.query<{ data: Uint8Array }, [number]>('select data from accounts where key = ?');
+  const selectOther = db.query<{ did: string }, [number]>('select did from others where id = ?');
+  const selectPosition = db.query<{ position: number }, []>('select position from meta');
+
+  const didOf = (number: number): string =>
+    (number & 1) === 0 ? dids.text(number / 2) : selectOther.get((number - 1) / 2)!.did;
+
+  /** The record of an account that stands in a list. */
+  const recordOf = (number: number): Uint8Array => {
+    for (let key = keyOf(didOf(number), seed); ; key = (key + 1) % KEYS) {
+      const { data } = selectAccount.get(key)!;
+      if (accountNumber(data) === number) return data;
+    }
+  };
+
+  /** Goes to the first entry after `position` that is in the chunk or a later one. @returns false at the end */
+  const enter = (walk: Walk, row: ChunkRow | null, position: number): boolean => {
+    let chunk = row;
+    for (;;) {
+      if (chunk === null) return false;
+      const entries = decodeChunk(chunk.base, chunk.entries);
+      const index = lowerBound(entries.positions, position + 1);
+      if (index < entries.positions.length) {
+        walk.base = chunk.base;
+        walk.entries = entries;
+        walk.index = index;
+        walk.position = entries.positions[index]!;
+        return true;
+      }
+      chunk = chunkAfter.get(walk.list, chunk.base);
+    }
+  };
+  const open = (list: number, collection: number, isLeft: boolean, after: number): Walk | null => {
+    const walk: Walk = {
+      list,
+      collection,
+      isLeft,
+      base: 0,
+      entries: { positions: [], accounts: [], masks: [] },
+      index: 0,
+      position: 0,
+    };
+    const first = chunkAt.get(list, after + 1) ?? chunkAfter.get(list, after + 1);
+    return enter(walk, first, after) ? walk : null;
+  };
+  const step = (walk: Walk): boolean => {
+    const { positions } = walk.entries;
+    if (++walk.index < positions.length) {
+      walk.position = positions[walk.index]!;
+      return true;
+    }
+    return enter(walk, chunkAfter.get(walk.list, walk.base), walk.position);
+  };
+
+  const pageOfOne = (query: PageQuery, collection: number, after: number): Page => {
+    const out: string[] = [];
+    const walk = open(listOf(collection), collection, false, after);
+    if (walk === null) return { dids: out, cursor: null };
+    let last = 0;
+    for (;;) {
+      const { positions, accounts } = walk.entries;
+      const count = Math.min(positions.length - walk.index, query.limit - out.length);
+      for (let index = walk.index; index < walk.index + count; index++) out.push(didOf(accounts[index]!));
+      walk.index += count - 1;
+      last = positions[walk.index]!;
+      walk.position = last;
+      const more = step(walk);
+      if (!more) return { dids: out, cursor: null };
+      if (out.length >= query.limit) return { dids: out, cursor: encodeCursor(identity, query, last) };
+    }
+  };
+
+  const pageOfSeveral = (
+    query: PageQuery,
+    wanted: ReadonlySet<number>,
+    walks: Walk[],
+    after: number,
+  ): Page => {
+    let wantedBits = 0;
+    let others = 0;
+    for (const collection of wanted) {
+      wantedBits |= maskBit(collection);
+      if (maskBit(collection) === OTHERS_BIT) others++;
+    }
+    const isWanted = (collection: number): boolean => wanted.has(collection);
+    /** Where accounts that were looked at stand. */
+    const starts = new Map<number, number>();
+    const out: string[] = [];
+    let last = after;
+    let work = 0;
+    const heap = createHeap(walks);
+    for (;;) {
+      const walk = heap.first();
+      if (walk === null) return { dids: out, cursor: null };
+      const { position, index } = walk;
+      const account = walk.entries.accounts[index]!;
+      let had = walk.entries.masks[index]! & wantedBits;
+      // The others it had are not wanted when the only one wanted of them is the one it came to.
+      if (others === 1 && maskBit(walk.collection) === OTHERS_BIT) had &= ~OTHERS_BIT;
+      work++;
+      let isFirst: boolean;
+      // It had one of the wanted collections when it came to this one, so it stands at an earlier place.
+      if ((had & ~OTHERS_BIT) !== 0) isFirst = false;
+      else if (had === 0 && !walk.isLeft) isFirst = true;
+      else {
+        let start = starts.get(account);
+        if (start === undefined) {
+          start = placesStart(recordOf(account), isWanted);
+          starts.set(account, start);
+          work += LOOKUP_COST;
+        }
+        isFirst = start === position;
+      }
+      if (isFirst) {
+        // There is more: the cursor is worth its while.
+        if (out.length >= query.limit) return { dids: out, cursor: encodeCursor(identity, query, last) };
+        out.push(didOf(account));
+      }
+      last = position;
+      if (work >= MAX_VISITED) return { dids: out, cursor: encodeCursor(identity, query, last) };
+      heap.step(step(walk));
+    }
+  };
+
+  const read = (query: PageQuery): Page | { readonly bad: 'cursor_invalid' | 'cursor_of_another_query' } => {
+    let after = 0;
+    if (query.cursor !== null) {
+      const decoded = decodeCursor(identity, query, query.cursor);
+      if (typeof decoded !== 'number') return { bad: decoded };
+      // A place that was not given out yet: the file is an older copy of itself. Nothing is skipped.
+      after = decoded < selectPosition.get()!.position ? decoded : 0;
+    }
+    if (query.collections.length === 0 && query.prefixes.length === 0) return pageOfOne(query, ALL, after);
+    const found = new Map<number, { dids: number; places: number }>();
+    for (const name of query.collections) {
+      const row = selectCollection.get(name);
+      if (row !== null) found.set(row.id, row);
+    }
+    // What comes after '.' is '/'.
+    for (const prefix of query.prefixes)
+      for (const row of selectPrefix.all(prefix, `${prefix.slice(0, -1)}/`)) found.set(row.id, row);
+    for (const [id, row] of found) if (row.dids === 0 && row.places === 0) found.delete(id);
+    if (found.size === 0) return { dids: [], cursor: null };
+    if (found.size === 1) return pageOfOne(query, [...found.keys()][0]!, after);
+    const walks: Walk[] = [];
+    for (const [id, row] of found) {
+      const live = row.dids > 0 ? open(listOf(id), id, false, after) : null;
+      if (live !== null) walks.push(live);
+      const left = row.places > 0 ? open(leftListOf(id), id, true, after) : null;
+      if (left !== null) walks.push(left);
+    }
+    return pageOfSeveral(query, new Set(found.keys()), walks, after);
+  };
+
+  /** Several statements of one moment. */
+  const atOnce = <T>(work: () => T): T => {
+    try {
+      begin.run();
+      try {
+        return work();
+      } finally {
+        end.run();
+      }
+    } catch (error) {
+      throw explain(error, path);
+    }
+  };
+
+  return {
+    page: (query) => atOnce(() => read(query)),
+    counts: (after, limit) => atOnce(() => selectCounts.all(after ?? '', limit)),
+    count: (collection) =>
+      atOnce(() => {
+        const row = selectCollection.get(collection);
+        return row === null ? null : { collection, dids: row.dids };
+      }),
+    close() {
+      dids.close();
+      db.close();
+    },
+  };
+};
+
+/** The walks by where they stand. */
+const createHeap = (walks: Walk[]) => {
+  const sink = (from: number): void => {
+    const walk = walks[from]!;
+    let at = from;
+    for (;;) {
+      let child = at * 2 + 1;
+      if (child >= walks.length) break;
+      if (child + 1 < walks.length && walks[child + 1]!.position < walks[child]!.position) child++;
+      if (walks[child]!.position >= walk.position) break;
+      walks[at] = walks[child]!;
+      at = child;
+    }
+    walks[at] = walk;
+  };
+  for (let index = (walks.length >> 1) - 1; index >= 0; index--) sink(index);
+  return {
+    first: (): Walk | null => walks[0] ?? null,
+    /** The first one went on, or came to its end. */
+    step(goesOn: boolean): void {
+      if (!goesOn) {
+        const replacement = walks.pop()!;
+        if (walks.length === 0) return;
+        walks[0] = replacement;
+      }
+      sink(0);
+    },
+  };
+};

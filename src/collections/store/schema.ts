@@ -1,0 +1,128 @@
+/**
+ * The SQLite file of the index: opening, and what must hold when it is open.
+ *
+ * Contract: WAL; a file of a newer weir, a damaged one, or one without its file of DIDs is refused with what to do.
+ * Nothing in the schema is a cache: what is stored is what is true.
+ */
+import { Database } from 'bun:sqlite';
+import { existsSync } from 'node:fs';
+import { BUSY_TIMEOUT_MS } from './bounds.ts';
+import { createDidFile } from './did-file.ts';
+import { CollectionIndexError, explain, rebuildHint } from './problem.ts';
+
+/** Stored as user_version. Raised whenever an older weir would misread the file. */
+export const SCHEMA_VERSION = 1;
+
+/*
+ * meta         one row: who we are, how far we have come. `position` is the next place to be given out, `slot` and
+ *              `other` the next account numbers, `removals` grows with each change that makes a seen pair untrue,
+ *              `gaps` with each stretch of the log that we did not get to read; `swept` = hosts hidden by the last sweep.
+ * collections  number ↔ name; `dids` = active repos that have it, `places` = places left in it. Number 0 is the list of
+ *              all repos and stands under ''.
+ * chunks       lists of repos (list.ts); key = list << 40 | base.
+ * accounts     by 48 bits of a hash of the DID, the next free number where two fall together (account.ts).
+ * others       DIDs that are no did:plc; those are in the file of DIDs.
+ * checks       repos to be asked for; `due` null = given up for `failure`; both stored as their number in a list.
+ * watches      repos that are being asked for; `touched` = an event of them came since.
+ * totals       counts by name.
+ */
+const SCHEMA = `
+create table meta (
+  id integer primary key check (id = 0), identity blob not null, seed blob not null, seq integer,
+  position integer not null, slot integer not null, other integer not null, removals integer not null,
+  gaps integer not null, swept text not null
+);
+create table collections (
+  id integer primary key, name text not null unique, dids integer not null default 0, places integer not null default 0
+);
+create index collections_shown on collections (name) where dids > 0;
+create table chunks (key integer primary key, entries blob not null);
+create table accounts (key integer primary key, data blob not null);
+create table others (id integer primary key, did text not null);
+create table checks (
+  did text primary key, reason integer not null, attempts integer not null, due integer, failure integer
+) without rowid;
+create index checks_due on checks (due) where due is not null;
+create table watches (
+  id integer primary key autoincrement, did text not null, at integer not null, touched integer not null
+);
+create index watches_did on watches (did);
+create table totals (name text primary key, value integer not null) without rowid;
+insert into collections (id, name) values (0, '');
+`;
+
+const randomBlob = (bytes: number): Uint8Array => crypto.getRandomValues(new Uint8Array(bytes));
+
+const check = (db: Database, path: string): number => {
+  const { user_version: version } = db.query('pragma user_version').get() as { user_version: number };
+  if (version > SCHEMA_VERSION)
+    throw new CollectionIndexError(
+      `the collection index ${path} was written by a newer weir (version ${version}, this one knows ${SCHEMA_VERSION}): ` +
+        `run that one, or ${rebuildHint(path)}`,
+    );
+  return version;
+};
+
+/** Opens the file for writing and makes it when there is none. @throws CollectionIndexError */
+export const openForWriting = (path: string): Database => {
+  try {
+    const db = new Database(path, { readwrite: true, create: true });
+    try {
+      db.run(`pragma busy_timeout = ${BUSY_TIMEOUT_MS}`);
+      // Before WAL, which would write into a file of a newer weir.
+      check(db, path);
+      db.run('pragma journal_mode = wal');
+      // A power failure may cost the last transactions, whole: the log still has what they said.
+      db.run('pragma synchronous = normal');
+      db.run('pragma cache_size = -65536');
+      db.run('pragma wal_autocheckpoint = 8000');
+      db.run(`pragma journal_size_limit = ${64 * 1024 * 1024}`);
+      db.transaction(() => {
+        if (check(db, path) === SCHEMA_VERSION) return;
+        const { count } = db.query('select count(*) as count from sqlite_schema').get() as { count: number };
+        if (count > 0) throw new CollectionIndexError(`${path} is no collection index: ${rebuildHint(path)}`);
+        db.run(SCHEMA);
+        const identity = randomBlob(16);
+        createDidFile(path, identity);
+        db.query("insert into meta values (0, ?, ?, null, 1, 0, 0, 0, 0, '')").run(identity, randomBlob(8));
+        db.run(`pragma user_version = ${SCHEMA_VERSION}`);
+      }).immediate();
+      return db;
+    } catch (error) {
+      db.close();
+      throw error;
+    }
+  } catch (error) {
+    throw explain(error, path);
+  }
+};
+
+/** Opens the file for reading only. @throws CollectionIndexError, also when there is no index */
+export const openForReading = (path: string): Database => {
+  if (!existsSync(path)) throw new CollectionIndexError(`there is no collection index at ${path}`);
+  try {
+    const db = new Database(path, { readonly: true });
+    try {
+      db.run(`pragma busy_timeout = ${BUSY_TIMEOUT_MS}`);
+      db.run('pragma cache_size = -16384');
+      if (check(db, path) !== SCHEMA_VERSION)
+        throw new CollectionIndexError(`${path} is no collection index`);
+      return db;
+    } catch (error) {
+      db.close();
+      throw error;
+    }
+  } catch (error) {
+    throw explain(error, path);
+  }
+};
+
+export interface Identity {
+  readonly identity: Uint8Array;
+  readonly seed: bigint;
+}
+
+export const identityOf = (db: Database): Identity => {
+  const row = db.query('select identity, seed from meta').get() as { identity: Uint8Array; seed: Uint8Array };
+  return { identity: row.identity, seed: Buffer.from(row.seed).readBigUInt64LE() };
+};
