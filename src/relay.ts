@@ -341,9 +341,8 @@ const compose = async (
       log.stats.diskPressure && log.stats.pendingBytes > 32 * 1024 * 1024 ? 'the disk is full' : null,
     stateFailingSinceMs: () => flusher.failingSinceMs,
     maxEventLoopLagMs: () => eventLoop.lag.maxMs,
-    hosts: () => ({ wanted: wantedHosts(), connected: roster.counters.connected }),
+    hosts: () => ({ wanted: roster.counters.wanted, connected: roster.counters.connected }),
   });
-  const wantedHosts = (): number => roster.list().filter((view) => view.row.status !== 'banned').length;
   const consumers = () => [...edge.consumers(), ...jetstream.consumers()];
   const app = createApi({
     roster,

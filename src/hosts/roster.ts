@@ -16,6 +16,7 @@ import { type HostState, newHostRow, rowOf } from './host.ts';
 import {
   backoffMs,
   type GapCause,
+  type Life,
   type LifeInput,
   MAX_RETRY_AFTER_MS,
   newLife,
@@ -93,6 +94,8 @@ export interface NewHost {
 
 export interface RosterCounters {
   hosts: number;
+  /** Not banned. */
+  wanted: number;
   /** Being opened now. */
   opening: number;
   /** Open now. */
@@ -208,8 +211,11 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
   let stopping = false;
   let rampAtMs = 0;
   let allClosed: (() => void) | null = null;
+  /** Hosts with a connection that is not reported closed. */
+  let sockets = 0;
   const counters: RosterCounters = {
     hosts: 0,
+    wanted: 0,
     opening: 0,
     connected: 0,
     waitingForSlot: 0,
@@ -286,8 +292,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
 
   // ---- the machine, and what follows from its effects ----
 
-  const hasOpenSocket = (host: HostState): boolean =>
-    host.life.phase === 'connecting' || host.life.phase === 'open' || host.life.phase === 'closing';
+  const hasSocket = ({ phase }: Life): boolean =>
+    phase === 'connecting' || phase === 'open' || phase === 'closing';
 
   const giveUpCursor = (host: HostState, cursor: number, cause: GapCause): void => {
     counters.cursorResets++;
@@ -321,12 +327,14 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     const { life, effects } = step(before, input, clock.nowMs(), random());
     host.life = life;
     if (life.phase !== before.phase) {
+      sockets += Number(hasSocket(life)) - Number(hasSocket(before));
       if (before.phase === 'connecting') counters.opening--;
       if (before.phase === 'open') counters.connected--;
       if (life.phase === 'connecting') counters.opening++;
       if (life.phase === 'open') counters.connected++;
       if (life.phase !== 'waiting' && ready.delete(host)) counters.waitingForSlot--;
     }
+    counters.wanted += Number(before.status === 'banned') - Number(life.status === 'banned');
     if (life.status !== before.status || life.failures !== before.failures) dirty.add(host);
     for (const effect of effects) {
       switch (effect.kind) {
@@ -455,6 +463,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     byId.set(host.hostId, host);
     byName.set(host.hostname, host);
     counters.hosts = byId.size;
+    if (host.life.status !== 'banned') counters.wanted++;
     schedule.set(host, nextWakeMs(host.life));
     return host;
   };
@@ -563,7 +572,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
   };
 
   const closed = (host: HostState, outcome: CloseOutcome): void => {
-    if (!hasOpenSocket(host)) return;
+    if (!hasSocket(host.life)) return;
     counters.closed++;
     host.pausedFor = null;
     // Our own disconnect says nothing; what was said before it (a ban's reason) is worth more.
@@ -578,7 +587,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       progressed: host.cursor !== host.cursorAtConnect,
       hasCursor: host.cursorAtConnect > 0,
     });
-    if (stopping && allClosed !== null && ![...byId.values()].some(hasOpenSocket)) allClosed();
+    if (stopping && sockets === 0) allClosed?.();
   };
 
   return {
@@ -609,7 +618,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
         allClosed = resolve;
       });
       for (const host of byId.values()) apply(host, { kind: 'shutdown' });
-      if (![...byId.values()].some(hasOpenSocket)) allClosed?.();
+      if (sockets === 0) allClosed?.();
       return done;
     },
 

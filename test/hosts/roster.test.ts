@@ -193,6 +193,8 @@ describe('any weather', () => {
                 expect(view.nextAttemptAtMs! - time.clock.nowMs()).toBeLessThanOrEqual(MAX_RETRY_AFTER_MS);
             }
           }
+          const wanted = roster.list().filter((view) => view.row.status !== 'banned').length;
+          expect(roster.counters.wanted).toBe(wanted);
         }
         expect(roster.counters.opening + roster.counters.connected).toBe(ingest.live.size);
       }),
