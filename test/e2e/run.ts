@@ -15,8 +15,10 @@ import { IdResolver } from '@atproto/identity';
 import { verifyRepoCar } from '@atproto/repo';
 import { type Account, createAccount, type Write } from './account.ts';
 import { checkApi } from './api.ts';
+import { findChromium } from './chromium.ts';
 import { type Client, clientEvents, type RawConsumer, startClient, startRawConsumer } from './consumers.ts';
 import { install } from './install.ts';
+import { type JetstreamClient, jsonEvents, startJetstreamClients } from './jetstream.ts';
 import { createLedger, difference, recordsAfter, viewOfHost, viewOfRelay } from './ledger.ts';
 import { type Network, startNetwork } from './network.ts';
 import { createSteps, must, settle } from './steps.ts';
@@ -246,11 +248,21 @@ const main = async () => {
       for (const consumer of [raw, ...sources.values()]) consumer.stop();
     },
   );
+  const jetstream: JetstreamClient[] =
+    weir === null
+      ? []
+      : await startJetstreamClients({
+          service: weir.url,
+          chromium: await findChromium(),
+        });
+  cleanUps.push(async () => {
+    for (const one of jetstream) await one.stop();
+  });
   const names = new Map<string, string>();
 
   /** What failed a step already is not waited for again in the later ones. */
   const reported = new Set<string>();
-  let reportedErrors = 0;
+  const reportedErrors = new Set<string>();
   /** Everything in which a consumer has not seen exactly what the ledger says: by DID. */
   const mismatches = (): Map<string, string> => {
     const found = new Map<string, string>();
@@ -260,6 +272,10 @@ const main = async () => {
       const inClient = difference(clientEvents(expected, ledger), client.of(did));
       if (inRaw !== null) found.set(did, `raw consumer, ${describe(did, names)}: ${inRaw}`);
       else if (inClient !== null) found.set(did, `Firehose client, ${describe(did, names)}: ${inClient}`);
+      for (const one of jetstream) {
+        const gap = difference(jsonEvents(expected, ledger, one), one.of(did));
+        if (gap !== null && !found.has(did)) found.set(did, `${one.name}, ${describe(did, names)}: ${gap}`);
+      }
     }
     return found;
   };
@@ -267,7 +283,11 @@ const main = async () => {
     const problems = () => {
       const found = mismatches();
       for (const did of reported) found.delete(did);
-      const errors = [...raw.faults, ...client.errors].slice(reportedErrors);
+      const errors = [
+        ...raw.faults,
+        ...client.errors,
+        ...jetstream.flatMap((one) => one.faults.map((fault) => `${one.name}: ${fault}`)),
+      ].filter((error) => !reportedErrors.has(error));
       return { found, errors };
     };
     return settle(() => {
@@ -279,7 +299,7 @@ const main = async () => {
     }, timeoutMs).catch(async (error: Error) => {
       const { found, errors } = problems();
       for (const did of found.keys()) reported.add(did);
-      reportedErrors += errors.length;
+      for (const error of errors) reportedErrors.add(error);
       const [first] = found.keys();
       if (weir === null || weir.death !== null || first === undefined) throw error;
       throw new Error(`${error.message}\nweir on ${first}: ${await explanation(weir, first)}`);
@@ -301,7 +321,8 @@ const main = async () => {
       await settleSources();
       const from = performance.now();
       await seesAll(20_000);
-      return `seen ${Math.round(performance.now() - from)} ms after the PDS had sent it`;
+      const tookMs = Math.round(performance.now() - from);
+      return `seen ${tookMs} ms after the PDS had sent it`;
     });
     if (weir !== null && weir.death !== null)
       await step('weir, which had ended by itself, starts again and has lost nothing', async () => {
@@ -312,10 +333,10 @@ const main = async () => {
     return ok;
   };
 
+  const accounts: Account[] = [];
   let alice!: Account;
   let bob!: Account;
   let carol!: Account;
-  const accounts: Account[] = [];
   const create = async (pds: typeof one, name: string) => {
     const account = await createAccount(pds, ledger, name);
     names.set(account.did, name);
@@ -459,7 +480,7 @@ const main = async () => {
     must(acts > 50, `only ${acts} acts`);
     return `${acts} acts by ${WRITERS} writers, ${KILLS} kills`;
   });
-  await step('both consumers, resuming from their cursors, have seen every event exactly once', async () => {
+  await step('all consumers, resuming from their cursors, have seen every event exactly once', async () => {
     await settleSources();
     await seesAll(40_000);
     must(
@@ -468,7 +489,8 @@ const main = async () => {
     );
     const opened = raw.opened;
     must(opened > KILLS, `the raw consumer connected only ${opened} times`);
-    return `${raw.frames.length} events, ${opened} connections`;
+    for (const one of jetstream) must(one.opened > 1, `${one.name} connected only ${one.opened} times`);
+    return `${raw.frames.length} events, ${opened} connections; ${jetstream.map((one) => `${one.name} ${one.count} events, ${one.opened} connections`).join('; ')}`;
   });
   await step('each seq once and growing, each (did, rev) once', () => {
     const seqs = new Set<number>();
