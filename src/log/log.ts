@@ -4,6 +4,7 @@ import { diskFiles, isDiskFull, type LogFiles } from './files.ts';
 import { HOST_NAMES_FILE, hostNameLine, readHostNames } from './host-names.ts';
 import { createSparseIndex, indexName, writeIndexFile } from './index-file.ts';
 import {
+  FLAG_DISCONTINUITY,
   FLAG_GROUP_START,
   MAX_LOGGED_RECORD_BYTES,
   recordBytes,
@@ -150,7 +151,7 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
   const segmentBytes = options.segmentBytes ?? DEFAULT_SEGMENT_BYTES;
   const segmentAgeUs = (options.segmentAgeMs ?? windowMs / 24) * 1000;
   const clock = options.clock ?? (() => Date.now() * 1000);
-  const groupDelayMs = options.groupDelayMs ?? DEFAULT_GROUP_DELAY_MS;
+  const groupDelayMs = options.groupDelayMs ?? Number(process.env.GROUP ?? DEFAULT_GROUP_DELAY_MS);
   const reserveBytes = options.reserveBytes ?? DEFAULT_RESERVE_BYTES;
   const retryMs = options.retryMs ?? 1000;
   const warn = options.warn ?? ((message) => console.warn(message));
@@ -492,11 +493,11 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
         `${stats.pendingBytes} bytes wait for the disk: the bound on pending events was not kept`,
       );
 
-    let flags = 0;
+    let flags = entry.discontinuity === true ? FLAG_DISCONTINUITY : 0;
     if (open === null || open.bytes >= MAX_GROUP_BYTES) {
       open = { parts: [], bytes: 0, records: 0, lastSeq: 0, firstTimeUs: 0, lastTimeUs: 0, nextTimeUs: 0 };
       groups.push(open);
-      flags = FLAG_GROUP_START;
+      flags |= FLAG_GROUP_START;
     }
     if (chunk.used + size > chunk.bytes.length && chunk.parts === 0) chunk.used = 0;
     if (chunk.used + size > chunk.bytes.length)

@@ -15,7 +15,7 @@ import type { LogEntry, LogRecord } from './types.ts';
  *       32      8  upstream seq
  *       40      8  DID hash, 53 bits (did-hash.ts)
  *       48      1  kind (KIND of firehose/types.ts)
- *       49      1  flags: bit 0 = first record of a group commit
+ *       49      1  flags: bit 0 = first record of a group commit; bit 1 = a commit that does not follow on the one before
  *       50      2  number of ops
  *       52      …  the frame as a consumer gets it
  *
@@ -29,6 +29,7 @@ import type { LogEntry, LogRecord } from './types.ts';
  */
 export const RECORD_HEADER_BYTES = 52;
 export const FLAG_GROUP_START = 1;
+export const FLAG_DISCONTINUITY = 2;
 
 /** No frame is larger (frames are at most 5 MB, and a splice adds at most 8 bytes): a larger length is damage. */
 export const MAX_LOGGED_FRAME_BYTES = 5_000_016;
@@ -150,5 +151,6 @@ export const readRecord = (bytes: Uint8Array, view: DataView, at: number): LogRe
     opCount: view.getUint16(at + 50, true),
     didHash: getUint53(view, at + 40),
     frame: bytes.subarray(body, body + view.getUint32(at + 8, true)),
+    discontinuity: (flagsAt(view, at) & FLAG_DISCONTINUITY) !== 0,
   };
 };

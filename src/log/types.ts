@@ -12,6 +12,8 @@ export interface LogEntry {
   readonly frame: Uint8Array;
   readonly seqStart: number;
   readonly seqEnd: number;
+  /** A commit that does not follow on the one before: remembered for views, consumers see it by themselves. */
+  readonly discontinuity?: boolean;
 }
 
 /** One durable event as readers see it. `frame` is shared by all readers: never write to it. */
@@ -25,6 +27,8 @@ export interface LogRecord {
   readonly opCount: number;
   readonly didHash: number;
   readonly frame: Uint8Array;
+  /** When it was sequenced, the commit did not follow on what we held of its repo. */
+  readonly discontinuity?: boolean;
 }
 
 /** A reading position. Not shared between readers. */

@@ -169,6 +169,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
   const append = (
     host: HostState,
     event: Pick<VerifiedEvent, 'kind' | 'did' | 'opCount' | 'upstreamSeq' | 'frame' | 'seqStart' | 'seqEnd'>,
+    discontinuity = false,
   ): void => {
     if (!namedHosts.has(host.hostId)) {
       namedHosts.add(host.hostId);
@@ -184,6 +185,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
         frame: event.frame,
         seqStart: event.seqStart,
         seqEnd: event.seqEnd,
+        discontinuity,
       },
       nowMs() * 1000,
     );
@@ -283,7 +285,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       refuse(host, { ...event, reason: 'frame_too_large', detail: 'with the status that the relay shows' });
       return;
     }
-    append(host, logged);
+    append(host, logged, decision.discontinuity);
     roster.eventTaken(host);
     if (event.upstreamSeq > cursor && event.upstreamSeq > host.cursor) host.ahead.add(event.upstreamSeq);
   };

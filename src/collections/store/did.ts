@@ -8,8 +8,8 @@ const PLC_LENGTH = PREFIX.length + 24;
 export const PLC_BYTES = 15;
 const ALPHABET = 'abcdefghijklmnopqrstuvwxyz234567';
 
-const valueOf = new Int8Array(128).fill(-1);
-for (let value = 0; value < ALPHABET.length; value++) valueOf[ALPHABET.charCodeAt(value)] = value;
+const bitsOf = new Int8Array(128).fill(-1);
+for (let value = 0; value < ALPHABET.length; value++) bitsOf[ALPHABET.charCodeAt(value)] = value;
 const codeOf = new Uint8Array(32);
 for (let value = 0; value < ALPHABET.length; value++) codeOf[value] = ALPHABET.charCodeAt(value);
 
@@ -25,7 +25,7 @@ export function readPlc(did: string): boolean {
     let bits = 0;
     for (let index = 0; index < 6; index++) {
       const code = did.charCodeAt(at++);
-      const value = code < 128 ? valueOf[code]! : -1;
+      const value = code < 128 ? bitsOf[code]! : -1;
       bad |= value;
       bits = (bits << 5) | (value & 31);
     }

@@ -148,8 +148,10 @@ interface Meta {
   swept: string;
 }
 
-export const isBusy = (error: unknown): boolean =>
-  error instanceof SQLiteError && (error.code ?? '').startsWith('SQLITE_BUSY');
+/** Failures that have nothing to do with the index itself: a full disk, another writer that does not end. */
+export const isPassing = (error: unknown): boolean =>
+  (error instanceof SQLiteError && /^SQLITE_(BUSY|FULL|IOERR)/.test(error.code ?? '')) ||
+  (error as NodeJS.ErrnoException | null)?.code === 'ENOSPC';
 
 /** Opens the index at `path`, or makes it. @throws CollectionIndexError */
 export const openStore = (path: string, options: { readonly seenPairs?: number } = {}): Store => {

@@ -1,0 +1,106 @@
+/**
+ * Reads the log for the collection index and hands it over in batches.
+ *
+ * Contract: everything after the seq that the index reflects, in order; at most MAX_INDEX_BYTES_IN_FLIGHT unstored.
+ * While it catches up it takes a share of its thread, not all of it. Where the log does not hold what comes next (a
+ * window that passed, a log that was lost), it says so, and goes on with the oldest there is.
+ */
+import type { LogCursor, LogReader } from '../log/types.ts';
+import { encodeBatch } from './batch.ts';
+
+/** Of the log, given to the index and not stored yet: tenths of a second of its work. */
+export const MAX_INDEX_BYTES_IN_FLIGHT = 4 * 1024 * 1024;
+/** One transaction of the index. */
+const BATCH_BYTES = 512 * 1024;
+/** Events of so long go into one transaction. */
+const GATHER_MS = 50;
+/** While it catches up: rest, as a multiple of the time that a batch took here. */
+const REST = 3;
+
+export interface PumpDeps {
+  readonly log: Pick<LogReader, 'oldestSeq' | 'lastSeq' | 'openCursor' | 'onDurable'>;
+  readonly send: (batch: ArrayBuffer) => void;
+  /** The index is at `seq` (null: it is new), and the log's oldest is `oldestSeq`: what was between is not to be had. */
+  readonly gap: (seq: number | null, oldestSeq: number) => void;
+  readonly fatal: (error: unknown) => void;
+}
+
+export interface Pump {
+  /** So many bytes were stored. */
+  stored(bytes: number): void;
+  readonly bytesInFlight: number;
+  stop(): void;
+}
+
+/** @param seq what the index reflects; null: nothing yet */
+export const startPump = (seq: number | null, deps: PumpDeps): Pump => {
+  const { log } = deps;
+  let cursor: LogCursor;
+  let bytesInFlight = 0;
+  let timer: ReturnType<typeof setTimeout> | null = null;
+  let stopped = false;
+
+  const openAt = (from: number): LogCursor =>
+    log.openCursor(from, { includeSkipped: true, reusesMemory: true });
+  const openOldest = (from: number | null): LogCursor => {
+    deps.gap(from, log.oldestSeq);
+    return openAt(log.oldestSeq - 1);
+  };
+  // A log that begins with seq 1 has everything there ever was.
+  if (seq === null) cursor = log.oldestSeq <= 1 ? openAt(0) : openOldest(null);
+  else if (seq < log.oldestSeq - 1 || seq > log.lastSeq) cursor = openOldest(seq);
+  else cursor = openAt(seq);
+
+  const read = (): void => {
+    timer = null;
+    if (stopped || bytesInFlight >= MAX_INDEX_BYTES_IN_FLIGHT) return;
+    const startedAt = performance.now();
+    let isLive: boolean;
+    try {
+      const records = cursor.next(BATCH_BYTES);
+      if (records === 'behind') {
+        const from = cursor.seq;
+        cursor.close();
+        cursor = openOldest(from);
+        isLive = false;
+      } else {
+        if (records.length === 0) return;
+        const batch = encodeBatch(records);
+        bytesInFlight += batch.byteLength;
+        isLive = cursor.inTail;
+        deps.send(batch);
+      }
+    } catch (error) {
+      stop();
+      deps.fatal(error);
+      return;
+    }
+    const restMs = isLive ? 0 : (performance.now() - startedAt) * REST;
+    wake(restMs);
+  };
+  const wake = (delayMs: number): void => {
+    if (timer === null && !stopped) timer = setTimeout(read, delayMs);
+  };
+  const unsubscribe = log.onDurable(() => wake(GATHER_MS));
+  const stop = (): void => {
+    if (stopped) return;
+    stopped = true;
+    unsubscribe();
+    if (timer !== null) clearTimeout(timer);
+    timer = null;
+    cursor.close();
+  };
+  wake(0);
+
+  return {
+    stored(bytes) {
+      const wasFull = bytesInFlight >= MAX_INDEX_BYTES_IN_FLIGHT;
+      bytesInFlight -= bytes;
+      if (wasFull && bytesInFlight < MAX_INDEX_BYTES_IN_FLIGHT) wake(0);
+    },
+    get bytesInFlight() {
+      return bytesInFlight;
+    },
+    stop,
+  };
+};
