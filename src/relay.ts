@@ -16,6 +16,8 @@ import { type RunningServer, startServer } from './api/server.ts';
 import type { Accounts } from './api/types.ts';
 import { SERVER_HEADER, VERSION } from './api/version.ts';
 import { createBackfillControl } from './backfill/control.ts';
+import type { PdsAnswer } from './collections/checker.ts';
+import { type CollectionService, openCollectionService } from './collections/service.ts';
 import type { Config } from './config.ts';
 import { createFirehoseEdge, type FirehoseEdge } from './firehose/edge/edge.ts';
 import { KIND_NAMES } from './firehose/types.ts';
@@ -70,6 +72,7 @@ export interface Relay {
   readonly edge: FirehoseEdge;
   readonly jetstream: JetstreamEdge;
   readonly ingest: IngestPool;
+  readonly collections: CollectionService;
   readonly sources: MetricsSources;
   /** Stops taking events in, stores everything, says goodbye to consumers. */
   stop(): Promise<void>;
@@ -144,7 +147,12 @@ const loadCompression = (v1Path: string | null, logger: Logger) => {
     v1Dictionary = v1.dictionary;
   }
   const dictionaries = createDictionaries(list);
-  return { dictionaries, compression: createCompression({ v1Dictionary, dictionaries }) };
+  const compression = createCompression({ v1Dictionary, dictionaries });
+  if (!compression.v1.native)
+    logger.warn('zstd keeps no context here, so compressing for Jetstream costs ten times as much', {
+      remedy: 'bun run zstd',
+    });
+  return { dictionaries, compression };
 };
 
 const compose = async (
@@ -284,6 +292,30 @@ const compose = async (
     found: (did, status, asked) => sequencer.healed(did, status, asked),
     nowMs,
   });
+  const collections = await openCollectionService({
+    dataDir: config.dataDir,
+    log,
+    hosts: () => roster.list(),
+    async pdsOf(did): Promise<PdsAnswer> {
+      if (accounts.get(did) === undefined) await accounts.load([did]);
+      let hostname = accounts.get(did)?.pds ?? null;
+      if (hostname === null) {
+        const found = await resolver.resolve(did, { forHost: 'collections' });
+        if (!found.ok) return { kind: found.passing ? 'unresolved' : 'none' };
+        hostname = found.identity.pds;
+      }
+      if (hostname === null) return { kind: 'none' };
+      // Development hosts stand with their port.
+      const secure = roster.get(hostname)?.row.secure ?? !hostname.includes(':');
+      return { kind: 'pds', hostname, secure };
+    },
+    fetch: guardedFetch,
+    userAgent: SERVER_HEADER,
+    allowPrivateAddresses: config.allowInsecureHosts,
+    warn: (message, fields) => logger.warn(message, fields),
+    fatal: onFatal,
+  });
+  stops.push(() => collections.stop());
   const desk = createIdentityDesk({
     accounts,
     resolver,
@@ -354,8 +386,10 @@ const compose = async (
       accounts: accountsView,
       log,
       consumers,
+      collections: () => collections.status(),
       backfill: () => backfill.recentStatus(),
     }),
+    collections: collections.reader,
     consumers,
     health,
     backfill,
@@ -423,6 +457,11 @@ const compose = async (
       failing: flusher.failingSinceMs !== null,
       totals: { ...state.counters, flushes: flusher.stats.flushes, flushFailures: flusher.stats.failures },
     }),
+    collections: () => ({
+      status: collections.status(),
+      totals: collections.totals(),
+      checks: collections.checkTotals(),
+    }),
     rooms: () => ({
       sequencer: { ...sequencer.counters },
       accounts: { ...accounts.counters, cached: accounts.size, dirty: accounts.dirtyCount },
@@ -450,6 +489,7 @@ const compose = async (
 
   // --- now events may come ---
   roster.start();
+  collections.start();
   backfill.resumeInterrupted().catch((error: unknown) => {
     logger.warn('cannot look for a backfill to go on with', { error: String(error) });
   });
@@ -486,6 +526,7 @@ const compose = async (
     edge,
     jetstream,
     ingest,
+    collections,
     sources,
     stop: stopAll,
   };

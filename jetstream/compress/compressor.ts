@@ -10,6 +10,7 @@ import type { Dictionary } from '../dictionary/types.ts';
 import { openContext, type WriteFrame } from './context.ts';
 import { decompress } from './decompress.ts';
 import { readFrameHeader } from './frame-header.ts';
+import { openPackagedContext } from './packaged.ts';
 
 export interface CompressorCounters {
   messages: number;
@@ -27,7 +28,7 @@ export interface Compressor {
   lend(bytes: Uint8Array): Uint8Array;
   /** As it stands in every frame; 0: no dictionary. */
   readonly dictionaryId: number;
-  /** false: this Bun gives no context that can be kept, so each message makes one, at a hundred times the cost. */
+  /** false: neither the package nor this Bun gives a context that can be kept, so each message makes one, at a hundred times the cost. */
   readonly native: boolean;
   readonly counters: Readonly<CompressorCounters>;
 }
@@ -48,6 +49,10 @@ const KEPT_ROOM_BYTES = 256 * 1024;
 const roomFor = (length: number): number => length + (length >> 8) + 64;
 
 const trial = Buffer.from('{"did":"did:web:example.com","time_us":1700000000000000,"kind":"commit","n":"☂"}');
+
+/** The documented one where its native code was built, else the one that Bun has within. Both make the same frames. */
+const openAny: typeof openContext = (dictionary, level) =>
+  openPackagedContext(dictionary, level) ?? openContext(dictionary, level);
 
 /** Why frames made like this one cannot be sent; null when they can. */
 const faultOf = (frame: Uint8Array, dictionary: Dictionary | null): string | null => {
@@ -82,7 +87,7 @@ const slowFault = (dictionary: Dictionary | null, level: number): string | null 
 export const createCompressor = ({
   dictionary,
   level = DEFAULT_LEVEL,
-  open = openContext,
+  open = openAny,
 }: CompressorOptions): Compressor => {
   const counters: CompressorCounters = { messages: 0, bytesIn: 0, bytesOut: 0, slowMessages: 0 };
   const room = new Uint8Array(KEPT_ROOM_BYTES);
