@@ -99,7 +99,7 @@ const countParams = v.object({
 
 /** Adds the routes to the app. */
 export const addCollectionRoutes = (app: Hono<ApiEnv>, reader: CollectionReader): void => {
-  app.get('/xrpc/com.atproto.sync.listReposByCollection', (c) => {
+  app.get('/xrpc/com.atproto.sync.listReposByCollection', async (c) => {
     const wanted = parseCollections(new URL(c.req.url).searchParams.getAll('collection'));
     if (!wanted.ok) return invalid(c, wanted.message);
     const query = checkQuery(c.req.url, pageParams);
@@ -116,8 +116,12 @@ export const addCollectionRoutes = (app: Hono<ApiEnv>, reader: CollectionReader)
           : 'cursor is not one of ours',
       );
     }
-    // A client that sees an empty page believes that it has seen all.
-    while (page.dids.length === 0 && page.cursor !== null) page = read(page.cursor) as Page;
+    // A client that sees an empty page believes that it has seen all. The index gives one, after a bounded piece of
+    // work, where many repos were told of at an earlier place; others get their turn in between.
+    while (page.dids.length === 0 && page.cursor !== null) {
+      await Bun.sleep(0);
+      page = read(page.cursor) as Page;
+    }
     return send(c, {
       ...(page.cursor === null ? {} : { cursor: page.cursor }),
       repos: page.dids.map((did) => ({ did })),

@@ -3,6 +3,9 @@
  * a relay on the same data directory, and be killed at any moment.
  */
 import { SERVER_HEADER } from '../api/version.ts';
+import { collectionsPath } from '../collections/collections.ts';
+import { openCollectionReader } from '../collections/store/reader.ts';
+import { openCollectionWriter } from '../collections/writer.ts';
 import { type Config, readConfig } from '../config.ts';
 import { accountLimitFor, isTrusted } from '../hosts/limits.ts';
 import { createResolver } from '../identity/resolver.ts';
@@ -21,7 +24,7 @@ import type { StateLog } from '../state/embedded.ts';
 import type { HostSource } from '../state/types.ts';
 import { createAsker, StoppedError } from './ask.ts';
 import { type BackfillDatabase, openBackfillDatabase } from './database.ts';
-import type { BackfillIndex } from './index-port.ts';
+import { type BackfillIndex, backfillIndex } from './index-port.ts';
 import { writeListedAccounts } from './listed-accounts.ts';
 import {
   BACKFILL_HELP,
@@ -75,8 +78,10 @@ export interface BackfillParts {
   readonly maxTimeoutMs?: number;
 }
 
-const openIndexOf = async (_config: Config): Promise<BackfillIndex> => {
-  throw new Error('the collection index is not there yet');
+const openIndexOf = async (config: Config): Promise<BackfillIndex> => {
+  const path = collectionsPath(config.dataDir);
+  const writer = await openCollectionWriter(path);
+  return backfillIndex(writer, openCollectionReader(path));
 };
 
 /** Runs the command; the answer is the exit code. */

@@ -59,7 +59,10 @@ export interface CollectionCount {
 
 /** Reads of the index; cheap enough for the main thread. */
 export interface CollectionReader {
-  /** Repos that have records in the wanted collections, in the order the index first saw them, without duplicates. */
+  /**
+   * Repos that have records in the wanted collections, in the order the index first saw them, without duplicates. A
+   * page over several collections may be short, or empty with a cursor, after a bounded piece of work: read on.
+   */
   page(query: PageQuery): Page | BadCursor;
   /** Collections by name after `after`, with the number of repos (active ones; kept as counts, never scanned). */
   counts(after: string | null, limit: number): readonly CollectionCount[];
