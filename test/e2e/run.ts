@@ -16,6 +16,7 @@ import { verifyRepoCar } from '@atproto/repo';
 import { type Account, createAccount, type Write } from './account.ts';
 import { checkApi } from './api.ts';
 import { findChromium } from './chromium.ts';
+import { checkCounts, lastRecord, refusesBadQueries, settleCollections } from './collections.ts';
 import { type Client, clientEvents, type RawConsumer, startClient, startRawConsumer } from './consumers.ts';
 import { install } from './install.ts';
 import { type JetstreamClient, jsonEvents, startJetstreamClients } from './jetstream.ts';
@@ -322,6 +323,7 @@ const main = async () => {
       const from = performance.now();
       await seesAll(20_000);
       const tookMs = Math.round(performance.now() - from);
+      if (weir !== null) await settleCollections(weir, accounts, collectionsSeen);
       return `seen ${tookMs} ms after the PDS had sent it`;
     });
     if (weir !== null && weir.death !== null)
@@ -333,6 +335,8 @@ const main = async () => {
     return ok;
   };
 
+  /** Every collection that any repo ever had: what the index is asked for. */
+  const collectionsSeen = new Set<string>();
   const accounts: Account[] = [];
   let alice!: Account;
   let bob!: Account;
@@ -381,6 +385,10 @@ const main = async () => {
     ]);
     await bob.deleteRecord(NOTE, 'z');
   });
+  if (weir !== null)
+    await acted('the only record of a collection is created, found by collection, and deleted', () =>
+      lastRecord(alice, 'com.example.weir.single', () => settleCollections(weir, accounts, collectionsSeen)),
+    );
   await acted('a handle is changed', () => alice.updateHandle(`alice-two${one.handleDomain}`));
   await acted('an account is deactivated', () => bob.deactivate());
   let deactivated!: Account;
@@ -563,6 +571,11 @@ const main = async () => {
       active: accounts.filter((account) => account !== deactivated),
       deactivated,
       deleted,
+    });
+    await step('the collection index, after all kills, is what the PDSes say', async () => {
+      await settleCollections(weir, accounts, collectionsSeen);
+      await refusesBadQueries(weir);
+      return checkCounts(weir, collectionsSeen);
     });
     await step('/metrics answers', async () => {
       const response = await fetch(weir.metricsUrl);

@@ -1,9 +1,12 @@
-/** Real Jetstream clients on a relay that is killed: judged by its own firehose. */
+/** Real Jetstream clients on a relay that is killed, and the collection index it keeps: judged by its own firehose. */
 import { afterAll, expect, setDefaultTimeout, test } from 'bun:test';
 import { readCar } from '@atproto/repo';
 import { decode } from '@ipld/dag-cbor';
 import { CID } from 'multiformats/cid';
 import type { Seen } from '../../simulator/consumer.ts';
+import type { Network } from '../../simulator/network.ts';
+import { walkLeaves } from '../../simulator/tree.ts';
+import { listByCollection } from '../e2e/collections.ts';
 import { jsonEvents, startJetstreamClients } from '../e2e/jetstream.ts';
 import { difference, type NetworkEvent, sortOps } from '../e2e/ledger.ts';
 import { createChild } from './child.ts';
@@ -78,7 +81,33 @@ const truthOf = async (seen: readonly Seen[]) => {
   return { byDid, records: { record: (cid: string) => records.get(cid) } };
 };
 
-test('through kills and restarts, the Jetstream clients that people use miss nothing', async () => {
+/**
+ * Collection → DIDs that the index has to list: accounts that are active and hold a record in it now, where the
+ * relay was told of that collection of theirs by a commit. It may list others that hold one: those it asked for.
+ */
+const expectedIndex = (network: Network, byDid: ReadonlyMap<string, readonly NetworkEvent[]>) => {
+  const index = new Map<string, { readonly must: Set<string>; readonly may: Set<string> }>();
+  for (const [did, events] of byDid) {
+    const told = new Set<string>();
+    let isActive = true;
+    for (const event of events) {
+      if (event.kind === 'commit') for (const { path } of event.ops) told.add(path.split('/')[0]!);
+      if (event.kind === 'account') isActive = event.active;
+    }
+    const held = new Set<string>();
+    if (isActive) walkLeaves(network.find(did)!.tree, (key) => held.add(key.split('/')[0]!));
+    for (const collection of new Set([...told, ...held])) {
+      const entry = index.get(collection) ?? { must: new Set(), may: new Set() };
+      index.set(collection, entry);
+      if (!held.has(collection)) continue;
+      entry.may.add(did);
+      if (told.has(collection)) entry.must.add(did);
+    }
+  }
+  return index;
+};
+
+test('through kills and restarts, the Jetstream clients that people use miss nothing, and the index lists who has records', async () => {
   const network = await startNetwork({
     hosts: 3,
     accounts: 60,
@@ -124,6 +153,19 @@ test('through kills and restarts, the Jetstream clients that people use miss not
       expect(client.faults.slice(0, 5)).toEqual([]);
       expect(client.opened).toBeGreaterThan(1);
     }
+
+    const index = expectedIndex(network, byDid);
+    expect(index.size).toBeGreaterThan(2);
+    await eventually(async () => {
+      for (const [collection, { must, may }] of index) {
+        const listed = new Set(await listByCollection(weir.url, [collection], 7));
+        const missing = [...must].filter((did) => !listed.has(did));
+        const ghosts = [...listed].filter((did) => !may.has(did));
+        if (missing.length > 0 || ghosts.length > 0)
+          return `${collection}: ${listed.size} listed, missing ${missing}, ghosts ${ghosts}`;
+      }
+      return null;
+    }, 15_000);
   } finally {
     for (const client of clients) await client.stop();
     await weir.kill();
