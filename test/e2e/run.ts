@@ -577,6 +577,30 @@ const main = async () => {
       await refusesBadQueries(weir);
       return checkCounts(weir, collectionsSeen);
     });
+    const backfill = async (...args: string[]) => {
+      const { code, output } = await weir.command(['backfill', ...args]);
+      must(code === 0 && /failures\s+none/.test(output), `exit code ${code}: ${output.slice(-1500)}`);
+      await settleCollections(weir, accounts, collectionsSeen);
+      return output;
+    };
+    await step(
+      'backfill --from-hosts beside the running relay reads both PDSes and changes nothing',
+      async () => {
+        const output = await backfill('--from-hosts');
+        must(/new\s+0\b/.test(output), output);
+        return undefined;
+      },
+    );
+    await step('backfill --did reads single accounts from their PDSes', async () => {
+      const output = await backfill('--did', alice.did, bob.did);
+      must(/2 repos asked/.test(output), output);
+      return undefined;
+    });
+    await step('backfill --verify --all finds no ghost and no gap', async () => {
+      const output = await backfill('--verify', '--all');
+      must(/new\s+0\b/.test(output) && /ghosts\s+0 taken out; 0 accounts hidden/.test(output), output);
+      return undefined;
+    });
     await step('/metrics answers', async () => {
       const response = await fetch(weir.metricsUrl);
       const text = await response.text();

@@ -30,6 +30,8 @@ export interface Weir extends Target {
   readonly logFile: string;
   /** Processes that belong to this weir's data directory, itself excluded: pid and command. */
   leftOver(): Promise<{ pid: number; command: string }[]>;
+  /** Runs another command of weir with the same settings, to its end. */
+  command(args: readonly string[]): Promise<{ code: number; output: string }>;
   /** How the process ended by itself, in words; null while it runs or when it was ended from here. */
   readonly death: string | null;
 }
@@ -121,6 +123,21 @@ export const createWeir = async (
     adminAuthorization: basic('admin', password),
     logFile,
     leftOver,
+    command: async (args) => {
+      const run = Bun.spawn([process.execPath, 'src/main.ts', ...args], {
+        cwd: ROOT,
+        env,
+        stdin: 'ignore',
+        stdout: 'pipe',
+        stderr: 'pipe',
+      });
+      const [out, err, code] = await Promise.all([
+        new Response(run.stdout).text(),
+        new Response(run.stderr).text(),
+        run.exited,
+      ]);
+      return { code, output: out + err };
+    },
     get death() {
       if (child === null || ending || (child.exitCode === null && child.signalCode === null)) return null;
       return `weir ended by itself (code ${child.exitCode}, signal ${child.signalCode})`;
