@@ -7,8 +7,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { JetstreamSubscription } from '@atcute/jetstream';
-import { createDCtx, decompressUsingDict, init } from '@bokuweb/zstd-wasm';
+import { createDCtx, decompressUsingDict } from '@bokuweb/zstd-wasm';
 import { Jetstream } from '@skyware/jetstream';
+import { initZstdWasm } from '../zstd-wasm.ts';
 import type { Ledger, NetworkEvent } from './ledger.ts';
 
 /** What a Jetstream client hands over: one per op of a commit. */
@@ -494,7 +495,7 @@ export interface JetstreamOptions {
 
 /** A decoder that has the relay's current dictionary loaded, whichever frames it is given. */
 const fetchDictionary = async (service: string) => {
-  await init();
+  await initZstdWasm();
   const response = await fetch(`${service}/xrpc/network.bsky.jetstream.getZstdDictionary`);
   if (!response.ok) throw new Error(`getZstdDictionary: ${response.status} ${await response.text()}`);
   const bytes = new Uint8Array(await response.arrayBuffer());

@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, test } from 'bun:test';
-import { createDCtx, decompressUsingDict, init } from '@bokuweb/zstd-wasm';
+import { createDCtx, decompressUsingDict } from '@bokuweb/zstd-wasm';
 import fc from 'fast-check';
 import * as fzstd from 'fzstd';
 import { createCompression } from '../../../jetstream/compress/compression.ts';
@@ -12,6 +12,7 @@ import { loadOwnDictionary } from '../../../jetstream/dictionary/dictionary.ts';
 import { createDictionaries } from '../../../jetstream/dictionary/registry.ts';
 import { madeMessages } from '../../../jetstream/dictionary/synthetic/messages.ts';
 import type { Dictionary } from '../../../jetstream/dictionary/types.ts';
+import { initZstdWasm } from '../../zstd-wasm.ts';
 
 const MAX_BYTES = 16 * 1024 * 1024;
 const ownDictionary = (): Dictionary => {
@@ -37,7 +38,7 @@ const content = fc.oneof(
 );
 
 beforeAll(async () => {
-  await init();
+  await initZstdWasm();
 });
 
 if (!hasPackagedZstd())

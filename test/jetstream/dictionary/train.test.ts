@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { createDCtx, decompressUsingDict, init } from '@bokuweb/zstd-wasm';
+import { createDCtx, decompressUsingDict } from '@bokuweb/zstd-wasm';
 import fc from 'fast-check';
 import { createCompressor } from '../../../jetstream/compress/compressor.ts';
 import { decompress } from '../../../jetstream/compress/decompress.ts';
@@ -17,6 +17,7 @@ import { chooseSegments } from '../../../jetstream/dictionary/train/segments.ts'
 import { trainDictionary } from '../../../jetstream/dictionary/train/train.ts';
 import type { Dictionary } from '../../../jetstream/dictionary/types.ts';
 import { createRandom } from '../../../simulator/random.ts';
+import { initZstdWasm } from '../../zstd-wasm.ts';
 
 const utf8 = new TextEncoder();
 const bytesOf = (count: number, seed: number): Uint8Array[] =>
@@ -36,7 +37,7 @@ const ratioOf = (dictionary: Dictionary | null): number => {
 };
 
 beforeAll(async () => {
-  await init();
+  await initZstdWasm();
 });
 
 describe('a trained dictionary', () => {
