@@ -78,7 +78,8 @@ export interface BackfillParts {
   readonly maxTimeoutMs?: number;
 }
 
-const openIndexOf = async (config: Config): Promise<BackfillIndex> => {
+/** The index of the data directory, to be written beside whoever else writes it. */
+export const openIndexOf = async (config: Config): Promise<BackfillIndex> => {
   const path = collectionsPath(config.dataDir);
   const writer = await openCollectionWriter(path);
   return backfillIndex(writer, openCollectionReader(path));

@@ -1,7 +1,9 @@
 /** Killed without warning, at any point, the next start goes on, and in the end nothing is missing. */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from 'bun:test';
 import { rmSync } from 'node:fs';
-import { openFakeIndex } from './fake-index.ts';
+import { collectionsPath } from '../../src/collections/collections.ts';
+import { openCollectionReader } from '../../src/collections/store/reader.ts';
+import { walk } from '../collections/samples.ts';
 import { didOf, type FakeRepo, fakeDirectory, fakePds, fakeRelay } from './fake-servers.ts';
 import { type BackfillHarness, startHarness } from './harness.ts';
 
@@ -12,22 +14,32 @@ const directory = fakeDirectory(
   new Map(Array.from({ length: 2_000 }, (_, n) => [didOf(n), 'http://localhost:1'] as const)),
 );
 beforeAll(async () => {
-  harness = await startHarness({ RELAY_PLC_HOST: directory.url, RELAY_TRUSTED_DOMAINS: 'localhost' });
+  harness = await startHarness({
+    RELAY_PLC_HOST: directory.url,
+    RELAY_TRUSTED_DOMAINS: 'localhost',
+    TEST_INDEX: 'real',
+  });
 });
 afterAll(async () => {
   await harness.stop();
   await directory.stop();
 });
 
+/** All pairs of repos that are shown, as "did collection". */
 const indexed = async (): Promise<string[]> => {
-  const index = openFakeIndex(harness.indexFile);
-  const pairs = index.pairs();
-  await index.close();
+  const reader = openCollectionReader(collectionsPath(harness.dataDir));
+  const pairs = reader.counts(null, 1_000).flatMap(({ collection, dids }) => {
+    const listed = walk(reader, { collections: [collection], prefixes: [] }, 500);
+    expect(listed.length).toBe(dids);
+    return listed.map((did) => `${did} ${collection}`);
+  });
+  reader.close();
   return pairs.sort();
 };
 
 const freshIndex = (): void => {
-  for (const end of ['', '-wal', '-shm']) rmSync(`${harness.indexFile}${end}`, { force: true });
+  for (const end of ['', '-wal', '-shm', '.dids'])
+    rmSync(`${collectionsPath(harness.dataDir)}${end}`, { force: true });
 };
 
 /** Kills the run after some of its requests, again and again, until one comes to its end. Answers how often. */
