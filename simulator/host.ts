@@ -157,7 +157,15 @@ const routes: Record<string, Route> = {
 
 const SUBSCRIBE = '/xrpc/com.atproto.sync.subscribeRepos';
 
-/** Starts the host on `port` (0: any) of localhost. */
+/**
+ * Ports of hosts that have none given: below the range that systems take for outgoing connections, so that a host that
+ * stopped finds its port free when it starts again.
+ */
+const LOWEST_PORT = 12_000;
+const PORTS = 18_000;
+const PORT_TRIES = 100;
+
+/** Starts the host on `port` (0: any) of localhost. Throws when the port is taken. */
 export const startHost = (host: Host, port: number, around: HostSurroundings): void => {
   const handle = (request: Request, server: Server<SocketData>): Response | undefined => {
     if (host.refusing) return failure(503, 'ServiceUnavailable', 'The host refuses connections for now');
@@ -180,17 +188,29 @@ export const startHost = (host: Host, port: number, around: HostSurroundings): v
     if (route === undefined) return failure(404, 'MethodNotImplemented', 'no such method');
     return route(host, url, around);
   };
-  host.server = Bun.serve<SocketData>({
-    port,
-    hostname: 'localhost',
-    websocket,
-    fetch: (request, server) => {
-      if (host.slowMs === 0) return handle(request, server);
-      return Bun.sleep(host.slowMs).then(() => handle(request, server));
-    },
-  });
+  const listen = (on: number): Server<SocketData> =>
+    Bun.serve<SocketData>({
+      port: on,
+      hostname: 'localhost',
+      websocket,
+      fetch: (request, server) => {
+        if (host.slowMs === 0) return handle(request, server);
+        return Bun.sleep(host.slowMs).then(() => handle(request, server));
+      },
+    });
+  host.server = port === 0 ? listenAnywhere(listen) : listen(port);
   host.port = host.server.port!;
   host.hostname = `localhost:${host.port}`;
+};
+
+const listenAnywhere = <T>(listen: (port: number) => T): T => {
+  for (let tries = 1; ; tries++) {
+    try {
+      return listen(LOWEST_PORT + Math.floor(Math.random() * PORTS));
+    } catch (error) {
+      if (tries >= PORT_TRIES || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
+    }
+  }
 };
 
 /** Cuts all connections and frees the port. */
