@@ -221,8 +221,9 @@ export const openCollections = async (deps: CollectionsDeps): Promise<Collection
     }),
     sweep: (hostIds) => send({ kind: 'sweep', hostIds }),
     async stop() {
-      await stopThread();
+      // The last one to close puts the write-ahead log into the file, which a reader cannot.
       reader.close();
+      await stopThread();
     },
   };
 };

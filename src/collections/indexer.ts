@@ -53,6 +53,24 @@ const commitCounters = (): Record<string, number> =>
     ]),
   );
 
+interface ReadBatch {
+  readonly seq: number;
+  readonly timeUs: number;
+  readonly bytes: number;
+  readonly events: readonly IndexedEvent[];
+}
+
+const read = (memory: ArrayBuffer): ReadBatch => {
+  const { seq, timeUs, records } = decodeBatch(memory);
+  const events = records.map((record) => {
+    const frame = scanFrame(record.frame);
+    if (!frame.ok)
+      throw new Error(`a record before seq ${seq} of our log holds a frame we refuse: ${frame.reason}`);
+    return eventOf(record, frame);
+  });
+  return { seq, timeUs, bytes: memory.byteLength, events };
+};
+
 /** Opens the index at `path`. @throws CollectionIndexError */
 export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps): Indexer => {
   const store = openStore(path);
@@ -64,27 +82,29 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
   /** What was given and not stored, oldest first; bounded by what the pump sends. */
   const waiting: (ArrayBuffer | 'gap')[] = [];
   let isRetrying = false;
+  let isScheduled = false;
 
-  const apply = (memory: ArrayBuffer): void => {
-    const batch = decodeBatch(memory);
-    const events: IndexedEvent[] = [];
-    for (const record of batch.records) {
-      const frame = scanFrame(record.frame);
-      if (!frame.ok)
-        throw new Error(
-          `a record before seq ${batch.seq} of our log holds a frame we refuse: ${frame.reason}`,
-        );
-      events.push(eventOf(record, frame));
-    }
+  /** What waits, in one transaction: the more, the less each pair costs. */
+  const apply = (items: readonly (ArrayBuffer | 'gap')[]): void => {
+    const batches = items.map((item) => (item === 'gap' ? 'gap' : read(item)));
     const now = nowMs();
     store.transaction(() => {
-      for (const event of events) store.applyEvent(event, now);
-      store.setSeq(batch.seq);
+      for (const batch of batches) {
+        if (batch === 'gap') {
+          store.addGap();
+          continue;
+        }
+        for (const event of batch.events) store.applyEvent(event, now);
+        store.setSeq(batch.seq);
+      }
     });
-    counters.batches++;
-    counters.records += events.length;
-    timeUs = batch.timeUs;
-    send({ kind: 'stored', seq: batch.seq, timeUs, bytes: memory.byteLength });
+    for (const batch of batches) {
+      if (batch === 'gap') continue;
+      counters.batches++;
+      counters.records += batch.events.length;
+      timeUs = batch.timeUs;
+      send({ kind: 'stored', seq: batch.seq, timeUs, bytes: batch.bytes });
+    }
   };
   const fail = (error: unknown): void => {
     stopped = true;
@@ -92,32 +112,34 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
     send({ kind: 'fatal', message: problem });
   };
   const work = (): void => {
-    while (waiting.length > 0 && !stopped) {
-      const next = waiting[0]!;
-      try {
-        if (next === 'gap') store.transaction(() => store.addGap());
-        else apply(next);
-      } catch (error) {
-        if (!isPassing(error)) {
-          fail(error);
-          return;
-        }
-        problem = (error as Error).message;
-        counters.retries++;
-        isRetrying = true;
-        after(RETRY_MS, () => {
-          isRetrying = false;
-          work();
-        });
+    isScheduled = false;
+    if (stopped || isRetrying || waiting.length === 0) return;
+    const items = waiting.slice();
+    try {
+      apply(items);
+    } catch (error) {
+      if (!isPassing(error)) {
+        fail(error);
         return;
       }
-      waiting.shift();
-      problem = '';
+      problem = (error as Error).message;
+      counters.retries++;
+      isRetrying = true;
+      after(RETRY_MS, () => {
+        isRetrying = false;
+        work();
+      });
+      return;
     }
+    waiting.splice(0, items.length);
+    problem = '';
   };
   const take = (item: ArrayBuffer | 'gap'): void => {
     waiting.push(item);
-    if (!isRetrying) work();
+    if (isScheduled) return;
+    isScheduled = true;
+    // After what else has arrived.
+    after(0, work);
   };
 
   // --- sweeps ---

@@ -56,9 +56,7 @@ export const createChunks = (db: Database): Chunks => {
   const selectFirst = db.query<ChunkRow, [number]>(
     `select ${BASE} as base, entries from chunks where key >= (?1 << 40) and key < ((?1 + 1) << 40) order by key limit 1`,
   );
-  const upsert = db.query<null, [number, number, Uint8Array]>(
-    `insert into chunks values (${KEY}, ?3) on conflict do update set entries = excluded.entries`,
-  );
+  const upsert = db.query<null, [number, number, Uint8Array]>(`replace into chunks values (${KEY}, ?3)`);
   const drop = db.query<null, [number, number]>(`delete from chunks where key = ${KEY}`);
   const tails = new Map<number, Tail>();
 

@@ -10,10 +10,10 @@
  */
 import { read, readVarint, varintBytes, writeVarint } from './varint.ts';
 
-/** What a page of 4,096 bytes holds of one row, without an overflow page. */
-export const MAX_CHUNK_BYTES = 4_040;
+/** What a page of the file (PAGE_BYTES) holds of one row, without an overflow page. */
+export const MAX_CHUNK_BYTES = 1_990;
 /** A chunk that shrank below goes into the one before it, when both fit into twice that. */
-export const SMALL_CHUNK_BYTES = 1_000;
+export const SMALL_CHUNK_BYTES = 500;
 
 /** List of the pairs of a collection. */
 export const listOf = (collection: number): number => collection * 2;

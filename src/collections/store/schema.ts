@@ -10,6 +10,11 @@ import { BUSY_TIMEOUT_MS } from './bounds.ts';
 import { createDidFile } from './did-file.ts';
 import { CollectionIndexError, explain, rebuildHint } from './problem.ts';
 
+/** Of the SQLite file. */
+export const PAGE_BYTES = 2_048;
+/** What the write-ahead log holds before it goes into the file, each page once. */
+const WAL_BYTES = 32 * 1024 * 1024;
+
 /** Stored as user_version. Raised whenever an older weir would misread the file. */
 export const SCHEMA_VERSION = 1;
 
@@ -71,12 +76,14 @@ export const openForWriting = (path: string): Database => {
       db.run(`pragma busy_timeout = ${BUSY_TIMEOUT_MS}`);
       // Before WAL, which would write into a file of a newer weir.
       check(db, path);
+      // New accounts and pairs change pages all over the file: small ones cost a third less than those of 4,096 bytes.
+      db.run(`pragma page_size = ${PAGE_BYTES}`);
       db.run('pragma journal_mode = wal');
       // A power failure may cost the last transactions, whole: the log still has what they said.
       db.run('pragma synchronous = normal');
       db.run('pragma cache_size = -65536');
-      db.run('pragma wal_autocheckpoint = 8000');
-      db.run(`pragma journal_size_limit = ${64 * 1024 * 1024}`);
+      db.run(`pragma wal_autocheckpoint = ${WAL_BYTES / PAGE_BYTES}`);
+      db.run(`pragma journal_size_limit = ${2 * WAL_BYTES}`);
       db.transaction(() => {
         if (check(db, path) === SCHEMA_VERSION) return;
         const { count } = db.query('select count(*) as count from sqlite_schema').get() as { count: number };

@@ -48,7 +48,7 @@ import { KEYS, keyOf, PLC_BYTES, readPlc, writePlc } from './did.ts';
 import { openDidWriter } from './did-file.ts';
 import { leftListOf, listOf, WIDESPREAD } from './list.ts';
 import { explain } from './problem.ts';
-import { identityOf, openForWriting } from './schema.ts';
+import { identityOf, openForWriting, PAGE_BYTES } from './schema.ts';
 import { createSeenPairs } from './seen.ts';
 
 /** Accounts kept in memory within a transaction; more are written early. */
@@ -204,9 +204,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   );
   const selectPlaces = db.query<{ places: number }, [number]>('select places from collections where id = ?');
   const selectAccount = db.query<{ data: Uint8Array }, [number]>('select data from accounts where key = ?');
-  const upsertAccount = db.query<null, [number, Uint8Array]>(
-    'insert into accounts values (?, ?) on conflict do update set data = excluded.data',
-  );
+  const upsertAccount = db.query<null, [number, Uint8Array]>('replace into accounts values (?, ?)');
   const selectAccounts = db.query<{ key: number; data: Uint8Array }, [number, number]>(
     'select key, data from accounts where key > ? order by key limit ?',
   );
@@ -795,7 +793,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
         repos: byName.get('repos') ?? 0,
         collections: names.size,
         byName,
-        bytes: pages * 4096 + dids.usedBytes(meta.slot),
+        bytes: pages * PAGE_BYTES + dids.usedBytes(meta.slot),
       };
     },
     close() {

@@ -1,0 +1,611 @@
+/** The store and the reader of the collection index, case by case. */
+import { Database } from 'bun:sqlite';
+import { afterEach, beforeEach, describe, expect, test } from 'bun:test';
+import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  MAX_COLLECTIONS_PER_REPO,
+  MAX_LEFT_PER_REPO,
+  MAX_WATCH_MS,
+} from '../../src/collections/store/bounds.ts';
+import { openCollectionReader } from '../../src/collections/store/reader.ts';
+import { openStore, type Store } from '../../src/collections/store/store.ts';
+import type { CollectionReader, Page, PageQuery } from '../../src/collections/types.ts';
+import { didOf, makeDirectory, query, walk } from './samples.ts';
+
+const POST = 'app.bsky.feed.post';
+const LIKE = 'app.bsky.feed.like';
+const ONE = 'com.example.one';
+const TWO = 'com.example.two';
+const NOW = 1_000_000_000_000;
+
+let directory: ReturnType<typeof makeDirectory>;
+let store: Store;
+let reader: CollectionReader;
+beforeEach(() => {
+  directory = makeDirectory();
+  store = openStore(directory.path, { seenPairs: 64 });
+  reader = openCollectionReader(directory.path);
+});
+afterEach(() => {
+  reader.close();
+  store.close();
+  directory.remove();
+});
+
+const commit = (
+  did: string,
+  present: readonly string[],
+  removed: readonly string[] = [],
+  more: { unproven?: readonly string[]; discontinuity?: boolean; incomplete?: true; hostId?: number } = {},
+  to: Store = store,
+): void => {
+  const { unproven = [], discontinuity = false, hostId = 1, incomplete } = more;
+  const changes = { did, present, removed, unproven, ...(incomplete ? { incomplete } : {}) };
+  to.transaction(() => to.applyEvent({ kind: 'commit', hostId, changes, discontinuity }, NOW));
+};
+const account = (did: string, status: string | null, hostId = 1): void =>
+  store.transaction(() => store.applyEvent({ kind: 'account', hostId, did, status }, NOW));
+const add = (did: string, ...collections: string[]) =>
+  store.transaction(() => store.add([{ did, collections }]));
+const page = (
+  wanted: Pick<PageQuery, 'collections' | 'prefixes'>,
+  cursor: string | null,
+  limit: number,
+): Page => {
+  const answer = reader.page({ ...wanted, cursor, limit });
+  if ('bad' in answer) throw new Error(answer.bad);
+  return answer;
+};
+const due = (nowMs = NOW) => store.nextChecks(nowMs, 100);
+const alice = didOf(1);
+const bob = didOf(2);
+const web = didOf(9);
+
+describe('the order of a list', () => {
+  test('is that of first sight, and a repo that went and came again is appended anew', () => {
+    for (const did of [alice, web, bob]) commit(did, [POST]);
+    expect(walk(reader, query([POST]))).toEqual([alice, web, bob]);
+    commit(alice, [], [POST]);
+    expect(walk(reader, query([POST]))).toEqual([web, bob]);
+    commit(alice, [POST]);
+    expect(walk(reader, query([POST]))).toEqual([web, bob, alice]);
+  });
+
+  test('takes a repo that was hidden up again at its end: who passed its old place meanwhile must not miss it', () => {
+    for (const did of [alice, bob, didOf(3)]) commit(did, [POST]);
+    account(alice, 'deactivated');
+    const { dids, cursor } = page(query([POST]), null, 1);
+    expect(dids).toEqual([bob]);
+    account(alice, null);
+    expect(page(query([POST]), cursor, 10).dids).toEqual([didOf(3), alice]);
+  });
+
+  test('holds thousands of repos in many chunks, and still does when most of them are gone', () => {
+    const dids = Array.from({ length: 5_000 }, (_, index) => didOf(index));
+    store.transaction(() => store.add(dids.map((did) => ({ did, collections: [ONE, TWO] }))));
+    expect(walk(reader, query([ONE]), 1_000)).toEqual(dids);
+    const kept = dids.filter((_, index) => index % 17 === 0);
+    store.transaction(() => {
+      for (const did of dids)
+        if (!kept.includes(did))
+          store.applyEvent(
+            {
+              kind: 'commit',
+              hostId: 1,
+              discontinuity: false,
+              changes: { did, present: [], removed: [ONE], unproven: [] },
+            },
+            NOW,
+          );
+    });
+    expect(walk(reader, query([ONE]), 100)).toEqual(kept);
+    expect(walk(reader, query([TWO]), 1_000)).toEqual(dids);
+    expect(reader.count(ONE)?.dids).toBe(kept.length);
+    // Chunks that became small went together.
+    const db = new Database(directory.path, { readonly: true });
+    const { chunks } = db
+      .query('select count(*) as chunks from chunks where length(entries) < 100')
+      .get() as {
+      chunks: number;
+    };
+    db.close();
+    expect(chunks).toBeLessThan(5);
+  });
+});
+
+describe('pages', () => {
+  test('of a client that stops at an empty page and keeps its cursor for months, as tap does', () => {
+    const all = Array.from({ length: 40 }, (_, index) => didOf(index));
+    for (const did of all) commit(did, [POST]);
+    // All of a page and more is hidden, in a row.
+    for (const did of all.slice(5, 30)) account(did, 'deactivated');
+    const told: string[] = [];
+    let cursor: string | null = null;
+    const readToTheEnd = (): void => {
+      for (;;) {
+        const answer: Page = page(query([POST]), cursor, 4);
+        for (const did of answer.dids) if (!told.includes(did)) told.push(did);
+        if (answer.cursor === null) return;
+        expect(answer.dids.length).toBe(4);
+        cursor = answer.cursor;
+      }
+    };
+    readToTheEnd();
+    expect(told).toEqual([...all.slice(0, 5), ...all.slice(30)]);
+    // Months later: what it was told of is gone, others are back, new ones came, the processes are others.
+    for (const did of all.slice(30)) commit(did, [], [POST]);
+    for (const did of all.slice(5, 10)) account(did, null);
+    for (let index = 40; index < 50; index++) commit(didOf(index), [POST]);
+    store.close();
+    reader.close();
+    store = openStore(directory.path);
+    reader = openCollectionReader(directory.path);
+    told.length = 0;
+    readToTheEnd();
+    expect(told).toEqual([
+      ...all.slice(5, 10),
+      ...Array.from({ length: 10 }, (_, index) => didOf(40 + index)),
+    ]);
+  });
+
+  test('cost the same with thousands of hidden repos in a row before the next one', () => {
+    const hidden = Array.from({ length: 20_000 }, (_, index) => didOf(index));
+    store.transaction(() => store.add([{ did: didOf(30_000), collections: [POST] }]));
+    store.transaction(() => store.add(hidden.map((did) => ({ did, collections: [POST] }))));
+    store.transaction(() => store.add([{ did: didOf(30_001), collections: [POST] }]));
+    store.transaction(() => store.setStatus(hidden.map((did) => ({ did, status: 'suspended' }))));
+    // They are in no list any more.
+    const db = new Database(directory.path, { readonly: true });
+    expect(db.query('select sum(length(entries)) < 50 as small from chunks').get()).toEqual({ small: 1 });
+    db.close();
+    expect(walk(reader, query([POST]), 1)).toEqual([didOf(30_000), didOf(30_001)]);
+    expect(walk(reader, query([]), 1)).toEqual([didOf(30_000), didOf(30_001)]);
+  });
+
+  test('over several collections tell a repo once, though it loses the one it was told for', () => {
+    commit(alice, [ONE]);
+    commit(bob, [ONE]);
+    commit(alice, [TWO]);
+    commit(didOf(3), [TWO]);
+    const both = query([ONE, TWO]);
+    const { dids, cursor } = page(both, null, 1);
+    expect(dids).toEqual([alice]);
+    commit(alice, [], [ONE]);
+    expect(page(both, cursor, 10).dids).toEqual([bob, didOf(3)]);
+    // Who begins now is told of it at the same place.
+    expect(walk(reader, both, 1)).toEqual([alice, bob, didOf(3)]);
+    // Of the one collection alone it is gone, of the other it stands where it came.
+    expect(walk(reader, query([ONE]))).toEqual([bob]);
+    expect(walk(reader, query([TWO]))).toEqual([alice, didOf(3)]);
+    // It left the list as a whole and comes again.
+    commit(alice, [], [TWO]);
+    expect(walk(reader, both, 1)).toEqual([bob, didOf(3)]);
+    commit(alice, [ONE]);
+    expect(page(both, cursor, 10).dids).toEqual([bob, didOf(3), alice]);
+    expect(store.totals().byName.get('places')).toBe(0);
+  });
+
+  test('are cut short, or empty with a cursor, where too many were told of before; reading on ends well', () => {
+    const dids = Array.from({ length: 3_000 }, (_, index) => didOf(index));
+    for (const collection of [ONE, TWO])
+      store.transaction(() => store.add(dids.map((did) => ({ did, collections: [collection] }))));
+    commit(didOf(5_000), [TWO]);
+    const both = query([ONE, TWO]);
+    const told: string[] = [];
+    let empty = 0;
+    for (let cursor: string | null = null; ; ) {
+      const answer: Page = page(both, cursor, 500);
+      told.push(...answer.dids);
+      if (answer.cursor === null) break;
+      if (answer.dids.length === 0) empty++;
+      cursor = answer.cursor;
+    }
+    expect(empty).toBeGreaterThan(0);
+    expect(told).toEqual([...dids, didOf(5_000)]);
+  });
+
+  test('keep a bounded number of left places; beyond it a repo may be told again, but is never skipped', () => {
+    const many = Array.from({ length: MAX_LEFT_PER_REPO + 8 }, (_, index) => `com.example.n${index}`);
+    for (const name of many) commit(alice, [name]);
+    commit(alice, [POST]);
+    const wanted = query([many[0]!, POST]);
+    const before = walk(reader, wanted, 1);
+    for (const name of many) commit(alice, [], [name]);
+    expect(store.counters.placesDropped).toBe(8);
+    expect(store.totals().byName.get('places')).toBe(MAX_LEFT_PER_REPO);
+    for (const name of many) expect(walk(reader, query([name, POST]), 1)).toEqual([alice]);
+    expect(before).toEqual([alice]);
+    expect(walk(reader, query([...many, POST]), 1)).toEqual([alice]);
+  });
+
+  test('by prefix take in collections that come later, and none whose name only begins alike', () => {
+    commit(alice, ['com.example.one']);
+    commit(bob, ['com.examples.one']);
+    const wanted = query([], ['com.example.']);
+    expect(walk(reader, wanted)).toEqual([alice]);
+    commit(web, ['com.example.one.more']);
+    commit(bob, ['com.example.zzz']);
+    expect(walk(reader, wanted)).toEqual([alice, web, bob]);
+  });
+
+  test('of what nobody has are empty', () => {
+    expect(page(query([POST]), null, 10)).toEqual({ dids: [], cursor: null });
+    commit(alice, [LIKE]);
+    expect(page(query([POST]), null, 10)).toEqual({ dids: [], cursor: null });
+    expect(page(query([POST, ONE]), null, 10)).toEqual({ dids: [], cursor: null });
+    expect(reader.count(POST)).toBeNull();
+    expect(reader.count('')).toBeNull();
+    commit(alice, [], [LIKE]);
+    expect(reader.count(LIKE)).toEqual({ collection: LIKE, dids: 0 });
+    expect(reader.counts(null, 10)).toEqual([]);
+  });
+});
+
+describe('a cursor', () => {
+  const fill = (): string => {
+    for (let index = 0; index < 5; index++) commit(didOf(index), [POST, LIKE]);
+    return page(query([POST]), null, 2).cursor!;
+  };
+
+  test('belongs to its query, whatever the order of the names', () => {
+    const cursor = fill();
+    const bad = reader.page({ ...query([LIKE]), cursor, limit: 2 });
+    expect(bad).toEqual({ bad: 'cursor_of_another_query' });
+    expect(reader.page({ ...query([]), cursor, limit: 2 })).toEqual(bad);
+    expect(reader.page({ ...query([], ['app.bsky.feed.']), cursor, limit: 2 })).toEqual(bad);
+    const both = page(query([POST, LIKE]), null, 2).cursor!;
+    expect(page(query([LIKE, POST]), both, 2).dids).toEqual([didOf(2), didOf(3)]);
+  });
+
+  test('that is damaged in any character is refused', () => {
+    const cursor = fill();
+    for (let at = 0; at < cursor.length; at++)
+      for (const character of ['A', 'b', '_', '~', '']) {
+        const damaged = cursor.slice(0, at) + character + cursor.slice(at + 1);
+        if (
+          damaged !== cursor &&
+          Buffer.compare(Buffer.from(damaged, 'base64url'), Buffer.from(cursor, 'base64url')) !== 0
+        )
+          expect(reader.page({ ...query([POST]), cursor: damaged, limit: 2 })).toEqual({
+            bad: 'cursor_invalid',
+          });
+      }
+    for (const text of ['x', '0', 'null', 'é', 'A'.repeat(1_000)])
+      expect(reader.page({ ...query([POST]), cursor: text, limit: 2 })).toEqual({ bad: 'cursor_invalid' });
+  });
+
+  test('of an index that was made anew begins at the beginning, so that nothing is skipped', () => {
+    const cursor = fill();
+    store.close();
+    reader.close();
+    for (const suffix of ['', '-wal', '-shm', '.dids']) rmSync(directory.path + suffix, { force: true });
+    store = openStore(directory.path);
+    reader = openCollectionReader(directory.path);
+    for (let index = 10; index < 15; index++) commit(didOf(index), [POST]);
+    expect(page(query([POST]), cursor, 2).dids).toEqual([didOf(10), didOf(11)]);
+  });
+});
+
+describe('accounts', () => {
+  test('deleted lose what they had; taken down, suspended and deactivated ones are back with it', () => {
+    for (const did of [alice, bob]) commit(did, [POST, ONE]);
+    account(alice, 'deleted');
+    account(bob, 'takendown');
+    expect(walk(reader, query([]))).toEqual([]);
+    expect(reader.counts(null, 10)).toEqual([]);
+    expect(store.totals()).toMatchObject({ rows: 2, repos: 2 });
+    account(alice, null);
+    account(bob, null);
+    expect(walk(reader, query([]))).toEqual([alice, bob]);
+    expect(walk(reader, query([POST]))).toEqual([bob]);
+    // What it has now, nobody has told.
+    expect(due()).toEqual([{ did: alice, reason: 'discontinuity', attempts: 0 }]);
+  });
+
+  test('of an unknown status are hidden as such', () => {
+    commit(alice, [POST]);
+    account(alice, 'on-holiday');
+    expect(store.totals().byName.get('hidden_8')).toBe(1);
+    expect(walk(reader, query([POST]))).toEqual([]);
+  });
+
+  test('that are deleted do not come back by what others list', () => {
+    commit(alice, [POST]);
+    account(alice, 'deleted');
+    expect(add(alice, POST, LIKE)).toEqual({ added: 0, known: 0, refused: 2 });
+    expect(store.transaction(() => store.setStatus([{ did: alice, status: null }]))).toBe(0);
+    expect(walk(reader, query([]))).toEqual([]);
+  });
+
+  test('listed by a host count until the log tells of them', () => {
+    add(alice, POST);
+    expect(store.transaction(() => store.setStatus([{ did: alice, status: 'deactivated' }]))).toBe(1);
+    expect(walk(reader, query([POST]))).toEqual([]);
+    commit(alice, [LIKE]);
+    expect(walk(reader, query([POST]))).toEqual([alice]);
+    expect(store.transaction(() => store.setStatus([{ did: alice, status: 'deactivated' }]))).toBe(0);
+    expect(walk(reader, query([POST]))).toEqual([alice]);
+  });
+
+  test('of hosts that are gone are hidden by a sweep, and shown when the host, or they themselves, are back', () => {
+    commit(alice, [POST], [], { hostId: 7 });
+    commit(bob, [POST], [], { hostId: 8 });
+    commit(web, [POST], [], { hostId: 7 });
+    const sweep = (...hosts: number[]): void => {
+      for (let after: number | null = -1; after !== null; ) {
+        const from: number = after;
+        after = store.transaction(() => store.sweep(new Set(hosts), from, () => true));
+      }
+    };
+    sweep(7);
+    expect(walk(reader, query([POST]))).toEqual([bob]);
+    expect(store.totals().byName.get('hidden_7')).toBe(2);
+    // It moved.
+    commit(alice, [LIKE], [], { hostId: 8 });
+    expect(walk(reader, query([POST]))).toEqual([bob, alice]);
+    sweep(7);
+    expect(walk(reader, query([POST]))).toEqual([bob, alice]);
+    sweep();
+    expect(walk(reader, query([POST]))).toEqual([bob, alice, web]);
+  });
+
+  test('take a bounded number of collections, and only names that are NSIDs', () => {
+    const names = Array.from({ length: MAX_COLLECTIONS_PER_REPO + 5 }, (_, index) => `com.example.n${index}`);
+    const result = add(alice, ...names);
+    // One place is that in the list of all repos.
+    expect(result).toEqual({ added: MAX_COLLECTIONS_PER_REPO - 1, known: 0, refused: 6 });
+    expect(add(bob, 'no nsid', '', POST)).toEqual({ added: 1, known: 0, refused: 2 });
+    expect(store.transaction(() => store.add([{ did: 'nobody', collections: [POST] }]))).toEqual({
+      added: 0,
+      known: 0,
+      refused: 1,
+    });
+  });
+});
+
+describe('checks', () => {
+  test('are scheduled for what a commit does not prove, for a #sync and for a discontinuity, once per repo', () => {
+    commit(alice, [POST], [], { unproven: [LIKE] });
+    commit(alice, [POST], [], { discontinuity: true });
+    commit(bob, [POST], [], { discontinuity: true });
+    store.transaction(() => store.applyEvent({ kind: 'sync', hostId: 1, did: web }, NOW + 1));
+    commit(didOf(4), [POST], [], { incomplete: true });
+    expect(due(NOW - 1)).toEqual([]);
+    expect(due(NOW + 1).toSorted((one, other) => (one.did < other.did ? -1 : 1))).toEqual(
+      [
+        { did: alice, reason: 'unproven_removal' as const, attempts: 0 },
+        { did: bob, reason: 'discontinuity' as const, attempts: 0 },
+        { did: didOf(4), reason: 'discontinuity' as const, attempts: 0 },
+        { did: web, reason: 'sync_event' as const, attempts: 0 },
+      ].toSorted((one, other) => (one.did < other.did ? -1 : 1)),
+    );
+    expect(store.totals().byName.get('checks')).toBe(4);
+  });
+
+  test('say exactly which collections there are', () => {
+    commit(alice, [POST, LIKE], [], { unproven: [LIKE] });
+    store.transaction(() => store.beginCheck(alice, NOW));
+    expect(due()).toEqual([]);
+    const applied = store.transaction(() =>
+      store.applyCheck(alice, { kind: 'collections', collections: [ONE, POST] }, NOW),
+    );
+    expect(applied).toBe('applied');
+    expect(walk(reader, query([LIKE]))).toEqual([]);
+    expect(walk(reader, query([ONE]))).toEqual([alice]);
+    expect(due()).toEqual([]);
+    expect(store.totals().byName.get('checks')).toBe(0);
+  });
+
+  test.each([
+    ['a commit that the index has seen a thousand times', () => commit(alice, [POST])],
+    [
+      'a #sync',
+      () => store.transaction(() => store.applyEvent({ kind: 'sync', hostId: 1, did: alice }, NOW)),
+    ],
+    ['an #account', () => account(alice, null)],
+  ])('are void when %s came in between', (_, event) => {
+    commit(alice, [POST], [], { unproven: [LIKE] });
+    store.transaction(() => store.beginCheck(alice, NOW));
+    event();
+    const applied = store.transaction(() =>
+      store.applyCheck(alice, { kind: 'collections', collections: [] }, NOW + 5),
+    );
+    expect(applied).toBe('touched');
+    expect(walk(reader, query([POST]))).toEqual([alice]);
+    expect(due(NOW + 5)).toEqual([{ did: alice, reason: 'touched_while_checked', attempts: 0 }]);
+    // Asked again, with nothing in between.
+    store.transaction(() => store.beginCheck(alice, NOW));
+    store.transaction(() => store.applyCheck(alice, { kind: 'collections', collections: [] }, NOW));
+    expect(walk(reader, query([POST]))).toEqual([]);
+  });
+
+  test('that fail come back later, or are given up and counted until something schedules them anew', () => {
+    commit(alice, [POST], [], { unproven: [LIKE] });
+    const fail = (retryAtMs: number | null): void => {
+      store.transaction(() => store.beginCheck(alice, NOW));
+      store.transaction(() => store.applyCheck(alice, { kind: 'failed', why: 'timeout', retryAtMs }, NOW));
+    };
+    fail(NOW + 100);
+    expect(due()).toEqual([]);
+    expect(due(NOW + 100)).toEqual([{ did: alice, reason: 'unproven_removal', attempts: 1 }]);
+    store.transaction(() => store.applyCheck(alice, { kind: 'later', atMs: NOW + 200 }, NOW));
+    expect(due(NOW + 199)).toEqual([]);
+    expect(due(NOW + 200)[0]?.attempts).toBe(1);
+    fail(null);
+    expect(due(NOW + 1e12)).toEqual([]);
+    expect(store.totals().byName.get('failure_3')).toBe(1);
+    commit(alice, [], [], { discontinuity: true });
+    expect(store.totals().byName.get('failure_3')).toBe(0);
+    expect(due()).toEqual([{ did: alice, reason: 'discontinuity', attempts: 0 }]);
+  });
+
+  test('that find no repo hide it, until the log says otherwise', () => {
+    commit(alice, [POST], [], { unproven: [LIKE] });
+    store.transaction(() => store.beginCheck(alice, NOW));
+    store.transaction(() => store.applyCheck(alice, { kind: 'gone', reason: 'deactivated' }, NOW));
+    expect(walk(reader, query([]))).toEqual([]);
+    commit(alice, [LIKE]);
+    expect(walk(reader, query([POST]))).toEqual([alice]);
+  });
+
+  test('do not show again what the log says is hidden: it may be the relay that hides it', () => {
+    commit(alice, [POST]);
+    account(alice, 'takendown');
+    const watch = store.transaction(() => store.begin(alice, NOW));
+    store.transaction(() => store.apply(alice, watch, { collections: [POST, ONE] }, NOW));
+    expect(walk(reader, query([]))).toEqual([]);
+    account(alice, null);
+    expect(walk(reader, query([ONE]))).toEqual([alice]);
+  });
+
+  test('are void when nobody watched any more', () => {
+    commit(alice, [POST]);
+    const watch = store.transaction(() => store.begin(alice, NOW));
+    store.transaction(() => store.begin(bob, NOW + MAX_WATCH_MS + 1));
+    const applied = store.transaction(() => store.apply(alice, watch, { collections: [] }, NOW));
+    expect(applied).toMatchObject({ touched: true, removed: 0 });
+    expect(due()).toEqual([{ did: alice, reason: 'touched_while_checked', attempts: 0 }]);
+  });
+});
+
+describe('writers beside each other', () => {
+  test('notice what the other took away, though they had seen it', () => {
+    const other = openStore(directory.path);
+    commit(alice, [POST]);
+    commit(alice, [POST]);
+    expect(store.counters.seenPairs).toBe(1);
+    const watch = other.transaction(() => other.begin(alice, NOW));
+    expect(other.transaction(() => other.apply(alice, watch, { collections: [LIKE] }, NOW))).toMatchObject({
+      removed: 1,
+      touched: false,
+    });
+    expect(walk(reader, query([POST]))).toEqual([]);
+    commit(alice, [POST]);
+    expect(walk(reader, query([POST]))).toEqual([alice]);
+    expect(store.counters.foreignWrites).toBeGreaterThan(0);
+    other.close();
+  });
+
+  test('see that the other asks for a repo: an event makes its answer void', () => {
+    const other = openStore(directory.path);
+    commit(alice, [POST]);
+    const watch = other.transaction(() => other.begin(alice, NOW));
+    commit(alice, [POST]);
+    expect(other.transaction(() => other.apply(alice, watch, { collections: [] }, NOW))).toMatchObject({
+      touched: true,
+      removed: 0,
+    });
+    expect(walk(reader, query([POST]))).toEqual([alice]);
+    other.close();
+  });
+
+  test('give names, positions and account numbers out once', () => {
+    const other = openStore(directory.path);
+    for (let index = 0; index < 60; index++) {
+      const to = index % 2 === 0 ? store : other;
+      commit(didOf(index), [`com.example.n${index % 7}`, POST], [], {}, to);
+    }
+    expect(walk(reader, query([POST]))).toEqual(Array.from({ length: 60 }, (_, index) => didOf(index)));
+    for (let rest = 0; rest < 7; rest++)
+      expect(walk(reader, query([`com.example.n${rest}`]))).toEqual(
+        Array.from({ length: 60 }, (_, index) => index)
+          .filter((index) => index % 7 === rest)
+          .map(didOf),
+      );
+    other.close();
+  });
+});
+
+describe('a file that cannot be used stops us with what to do', () => {
+  const reopen = () => openStore(directory.path);
+  const close = (): void => {
+    commit(alice, [POST]);
+    reader.close();
+    // The last one to close puts all into the one file.
+    store.close();
+  };
+  const restore = (): void => {
+    rmSync(directory.path, { force: true });
+    for (const suffix of ['-wal', '-shm', '.dids']) rmSync(directory.path + suffix, { force: true });
+    store = openStore(directory.path);
+    reader = openCollectionReader(directory.path);
+  };
+
+  test('when a newer weir wrote it', () => {
+    close();
+    const db = new Database(directory.path);
+    db.run('pragma user_version = 2');
+    db.close();
+    expect(reopen).toThrow(/newer weir \(version 2, this one knows 1\).*delete .*collections\.sqlite/s);
+    expect(() => openCollectionReader(directory.path)).toThrow(/newer weir/);
+    restore();
+  });
+
+  test('when it is damaged', () => {
+    close();
+    const bytes = readFileSync(directory.path);
+    bytes.fill(0x5a, 0, 200);
+    writeFileSync(directory.path, bytes);
+    expect(reopen).toThrow(/is damaged \(.*\): stop weir, delete .*collections\.sqlite/);
+    restore();
+  });
+
+  test('when its lists are damaged', () => {
+    close();
+    const db = new Database(directory.path);
+    db.run('delete from chunks');
+    db.close();
+    const damaged = reopen();
+    const removal = { kind: 'commit', hostId: 1, discontinuity: false } as const;
+    expect(() =>
+      damaged.transaction(() =>
+        damaged.applyEvent(
+          { ...removal, changes: { did: alice, present: [], removed: [POST], unproven: [] } },
+          NOW,
+        ),
+      ),
+    ).toThrow(/index is damaged/);
+    damaged.close();
+    restore();
+  });
+
+  test('when its DIDs are missing, or those of another index', () => {
+    close();
+    const dids = `${directory.path}.dids`;
+    copyFileSync(dids, `${dids}.copy`);
+    rmSync(dids);
+    expect(reopen).toThrow(/dids is missing: stop weir, delete/);
+    const other = makeDirectory();
+    openStore(other.path).close();
+    copyFileSync(`${other.path}.dids`, dids);
+    other.remove();
+    expect(reopen).toThrow(/does not belong to the collection index/);
+    expect(() => openCollectionReader(directory.path)).toThrow(/does not belong/);
+    copyFileSync(`${dids}.copy`, dids);
+    reopen().close();
+    restore();
+  });
+
+  test('when it is something else', () => {
+    close();
+    rmSync(directory.path);
+    const db = new Database(directory.path);
+    db.run('create table something (else_ integer)');
+    db.close();
+    expect(reopen).toThrow(/is no collection index/);
+    restore();
+    expect(existsSync(directory.path)).toBe(true);
+  });
+
+  test('but a transaction that was cut off between the files leaves nothing behind', () => {
+    commit(alice, [POST]);
+    expect(() =>
+      store.transaction(() => {
+        store.add([{ did: bob, collections: [POST] }]);
+        throw new Error('cut off');
+      }),
+    ).toThrow('cut off');
+    commit(didOf(5), [POST]);
+    expect(walk(reader, query([POST]))).toEqual([alice, didOf(5)]);
+  });
+});
