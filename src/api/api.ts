@@ -8,6 +8,7 @@ import { bodyLimit } from 'hono/body-limit';
 import { cors } from 'hono/cors';
 import type { BackfillControl } from '../backfill/types.ts';
 import type { CollectionReader } from '../collections/types.ts';
+import { isDatabaseAway } from '../state/connections.ts';
 import { addAdminRoutes } from './admin.ts';
 import { adminAuth } from './admin-auth.ts';
 import { addCollectionRoutes } from './collections.ts';
@@ -61,6 +62,9 @@ export const MAX_LIMITED_ADDRESSES = 10_000;
 export const MAX_BODY_BYTES = 16 * 1024;
 /** Requests in work at once, most of which wait for the database: more would only wait longer. */
 export const MAX_REQUESTS_IN_WORK = 512;
+
+/** While the database is away, every request that needs it fails: one of them is told in so long. */
+const TELL_AWAY_EVERY_MS = 10_000;
 
 /** Builds the app. Call `fetch(request, { remoteAddress })`; startServer does. */
 export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
@@ -145,11 +149,18 @@ export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
     return xrpcError(c, 404, 'NotFound', 'there is nothing here');
   });
 
+  const report =
+    options.onError ?? ((cause: unknown, path: string) => console.error(`request to ${path} failed:`, cause));
+  let toldAwayAtMs = Number.NEGATIVE_INFINITY;
   app.onError((error, c) => {
-    (options.onError ?? ((cause, path) => console.error(`request to ${path} failed:`, cause)))(
-      error,
-      c.req.path,
-    );
+    if (isDatabaseAway(error)) {
+      if (clock() - toldAwayAtMs >= TELL_AWAY_EVERY_MS) {
+        toldAwayAtMs = clock();
+        report(error, c.req.path);
+      }
+      return xrpcError(c, 503, 'NotAvailable', 'the database cannot be asked now', { 'retry-after': '5' });
+    }
+    report(error, c.req.path);
     return xrpcError(c, 500, 'InternalServerError', 'the request failed; it is not your fault');
   });
 

@@ -35,6 +35,15 @@ export interface Session {
 export class DatabaseInUseError extends Error {}
 /** The session was lost; whether the work was done is not known. */
 export class ConnectionLostError extends Error {}
+/** So many queries wait for the database that one more was not asked. */
+export class TooManyQueriesError extends Error {}
+
+/** Whether this failed because the database is away or does not keep up, as opposed to a fault of the query. */
+export const isDatabaseAway = (error: unknown): boolean => {
+  for (let cause = error; cause instanceof Error; cause = cause.cause)
+    if (cause instanceof ConnectionLostError || cause instanceof TooManyQueriesError) return true;
+  return false;
+};
 
 /** An advisory lock, which is per database and ends with the session that holds it. */
 export interface SessionLock {
@@ -152,7 +161,7 @@ export const createPool = (address: DatabaseAddress, maxConnections: number, max
     if (closed) throw new ConnectionLostError('the state is closed');
     if (stats.waiting >= maxWaiting) {
       stats.turnedAway++;
-      throw new Error(`more than ${maxWaiting} database queries are waiting`);
+      throw new TooManyQueriesError(`more than ${maxWaiting} database queries are waiting`);
     }
     client ??= createClient(address, maxConnections, () => {});
     const mine = client;
@@ -162,11 +171,13 @@ export const createPool = (address: DatabaseAddress, maxConnections: number, max
       return await Promise.race([ask(mine), deadline.promise]);
     } catch (error) {
       stats.failures++;
-      if (!isRefusal(error) && client === mine) {
+      if (isRefusal(error)) throw error;
+      if (client === mine) {
         client = null;
         discard(mine, 5);
       }
-      throw error;
+      if (error instanceof ConnectionLostError) throw error;
+      throw new ConnectionLostError(error instanceof Error ? error.message : String(error), { cause: error });
     } finally {
       stats.waiting--;
       deadline.cancel();

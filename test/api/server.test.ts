@@ -2,6 +2,7 @@ import { afterAll, describe, expect, test } from 'bun:test';
 import { createApi, MAX_BODY_BYTES } from '../../src/api/api.ts';
 import { startServer } from '../../src/api/server.ts';
 import { createFirehoseEdge } from '../../src/firehose/edge/edge.ts';
+import { ConnectionLostError } from '../../src/state/connections.ts';
 import { createFakeLog } from '../firehose/edge/fake-log.ts';
 import { connect, PATH, until } from '../firehose/edge/harness.ts';
 import { aHost, json } from './fixtures.ts';
@@ -11,6 +12,7 @@ log.write(5);
 const edge = createFirehoseEdge({ log });
 const hosts = [aHost(1)];
 const crawled: string[] = [];
+const reported: string[] = [];
 const app = createApi({
   roster: {
     list: () => hosts,
@@ -30,14 +32,16 @@ const app = createApi({
       throw new Error('the database is away');
     },
     hosts: () => hosts,
-    host: async () => null,
+    host: async () => {
+      throw new Error('a query failed', { cause: new ConnectionLostError('PostgreSQL is gone') });
+    },
     account: async () => null,
   },
   consumers: () => edge.consumers(),
   health: () => [],
   zstdDictionary: (id, tag) => Response.json({ id, tag }, { status: id === '404' ? 404 : 200 }),
   adminPasswords: ['secret'],
-  onError: () => {},
+  onError: (_error, path) => void reported.push(path),
 });
 const server = startServer({ host: '127.0.0.1', port: 0, app, edges: { [PATH]: edge } });
 afterAll(() => server.close());
@@ -98,6 +102,16 @@ describe('the whole server', () => {
     ]);
     for (const { headers } of answers) expect(headers.get('server')).toContain('(atproto-relay)');
     expect(answers[1]!.status).toBe(404);
+  });
+
+  test('answers 503 while the database is away, and tells so once and not per request', async () => {
+    for (let times = 0; times < 3; times++) {
+      const answer = await fetch(`${server.url}/hosts/pds.example.net`);
+      expect(answer.status).toBe(503);
+      expect(answer.headers.get('retry-after')).toBe('5');
+      expect(await json(answer)).toMatchObject({ error: 'NotAvailable' });
+    }
+    expect(reported).toEqual(['/hosts/pds.example.net']);
   });
 
   test('turns a failure of ours into a 500 that tells nothing of the inside', async () => {

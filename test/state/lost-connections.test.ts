@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from '
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { DatabaseInUseError } from '../../src/state/connections.ts';
+import { DatabaseInUseError, isDatabaseAway } from '../../src/state/connections.ts';
 import { startEmbeddedPostgres } from '../../src/state/embedded.ts';
 import { openState } from '../../src/state/state.ts';
 import { connectTo, copyServerFiles, type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
@@ -145,7 +145,13 @@ describe('a lost connection', () => {
     let before = -1;
     while (before < 0) {
       attempts++;
-      before = await state.position().catch(() => -1);
+      before = await state.position().catch((error: unknown) => {
+        expect(isDatabaseAway(error)).toBe(true);
+        return -1;
+      });
+      // By way of the query builder, which wraps what went wrong.
+      if (before < 0)
+        await state.listRepos(0, 1).catch((error: unknown) => expect(isDatabaseAway(error)).toBe(true));
       if (before < 0) await Bun.sleep(50);
     }
     expect(before).toBe(1);
