@@ -28,6 +28,10 @@ const EVENTS = 20_000;
 const ACCOUNTS = 5_000;
 const TICK_MS = 4;
 const PROBES = 3;
+/** Live clients whose delay is looked at while others catch up. */
+const LIVE_BESIDE = 10;
+const LIVE_BESIDE_RATE = 1_000;
+const LIVE_BESIDE_MS = 4_000;
 const REPLAYED = 100_000;
 
 const entries: LogEntry[] = [];
@@ -231,6 +235,42 @@ await withDirectory(async (dir) => {
       return { ...way, count, cursor: from + REPLAYED - events, wanted: newest(events, way.path) * count };
     }),
   );
+  if (!ONLY_COLD) {
+    // Live ones, alone and beside a hundred that catch up.
+    const drain = startJetstreamDrain();
+    const cold = startJetstreamDrain();
+    await drain.hear('ready');
+    await cold.hear('ready');
+    drain.tell({
+      do: 'connect',
+      clients: { url: server.url, path: V1_PATH, count: LIVE_BESIDE, probes: PROBES },
+    });
+    await drain.hear('connected');
+    const writer = startWriter(log, LIVE_BESIDE_RATE);
+    const measure = async (name: string): Promise<void> => {
+      drain.tell({ do: 'clear' });
+      await drain.hear('cleared');
+      await Bun.sleep(LIVE_BESIDE_MS);
+      drain.tell({ do: 'report' });
+      const { p50, p99, disorder, closed } = await drain.hear<Report>('report');
+      console.log(
+        `${LIVE_BESIDE} live clients at ${LIVE_BESIDE_RATE} ev/s, ${name}: p50 ${p50.toFixed(0)} ms, p99 ${p99.toFixed(0)} ms; ` +
+          `${disorder} out of order, ${closed} closed (load ${loadLine()})`,
+      );
+    };
+    await Bun.sleep(1000);
+    await measure('alone');
+    cold.tell({
+      do: 'connect',
+      clients: { url: server.url, path: `${V1_PATH}?cursor=${from}`, count: 100, probes: 0 },
+    });
+    await cold.hear('connected');
+    await measure('beside 100 that catch up');
+    writer.stop();
+    await drain.stop();
+    await cold.stop();
+    await Bun.sleep(500);
+  }
   // A relay would hold none of them: what is there to begin with decides how much garbage piles up.
   entries.length = 0;
   for (let round = 0; round < (ONLY_COLD ? SECONDS : 1); round++)
