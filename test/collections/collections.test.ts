@@ -1,0 +1,306 @@
+/** The index as the relay has it: the thread that follows a log, calls, sweeps. */
+import { Database } from 'bun:sqlite';
+import { afterEach, beforeEach, describe, expect, test } from 'bun:test';
+import { decodeBatch, encodeBatch } from '../../src/collections/batch.ts';
+import { type Collections, openCollections } from '../../src/collections/collections.ts';
+import { GONE_AFTER_MS, goneHosts } from '../../src/collections/gone-hosts.ts';
+import { MAX_INDEX_BYTES_IN_FLIGHT, startPump } from '../../src/collections/pump.ts';
+import { MAX_PAIRS_PER_CALL } from '../../src/collections/store/bounds.ts';
+import { openCollectionWriter } from '../../src/collections/writer.ts';
+import { KIND } from '../../src/firehose/types.ts';
+import type { HostView } from '../../src/hosts/types.ts';
+import type { LogRecord } from '../../src/log/types.ts';
+import { HISTORY_COLLECTIONS, MemoryLog, makeHistory, type Truth } from './history.ts';
+import { didOf, makeDirectory, query, walk } from './samples.ts';
+
+const EVENTS = 600;
+const { records, truth } = makeHistory(11, EVENTS);
+
+let directory: ReturnType<typeof makeDirectory>;
+let open: Collections[] = [];
+let warnings: string[] = [];
+let fatal: Error[] = [];
+beforeEach(() => {
+  directory = makeDirectory();
+  open = [];
+  warnings = [];
+  fatal = [];
+});
+afterEach(async () => {
+  for (const collections of open) await collections.stop();
+  directory.remove();
+});
+
+const start = async (log: MemoryLog): Promise<Collections> => {
+  const collections = await openCollections({
+    path: directory.path,
+    log,
+    warn: (message) => warnings.push(message),
+    fatal: (error) => fatal.push(error),
+  });
+  open.push(collections);
+  return collections;
+};
+const until = async (condition: () => boolean): Promise<void> => {
+  for (let tries = 0; !condition(); tries++) {
+    if (tries > 3_000) throw new Error('it does not come');
+    await Bun.sleep(2);
+  }
+};
+const reached = (collections: Collections, seq: number) => until(() => collections.status().position >= seq);
+const stop = async (collections: Collections): Promise<void> => {
+  open.splice(open.indexOf(collections), 1);
+  await collections.stop();
+};
+const expectTruth = (collections: Collections, expected: Truth): void => {
+  for (const name of HISTORY_COLLECTIONS)
+    expect(walk(collections.reader, query([name])).toSorted()).toEqual(
+      [...expected]
+        .filter(([, held]) => held.has(name))
+        .map(([did]) => did)
+        .toSorted(),
+    );
+};
+
+describe('the thread', () => {
+  test('follows the log as it grows, stops, and goes on where it was', async () => {
+    const log = new MemoryLog(records, 100);
+    let collections = await start(log);
+    await reached(collections, 100);
+    expectTruth(collections, makeHistory(11, 100).truth);
+    log.grow(300);
+    await reached(collections, 300);
+    expectTruth(collections, makeHistory(11, 300).truth);
+    await stop(collections);
+    log.grow(EVENTS);
+    collections = await start(log);
+    expect(collections.status().position).toBe(300);
+    await reached(collections, EVENTS);
+    expectTruth(collections, truth);
+    expect(collections.status()).toMatchObject({ lastSeq: EVENTS, lagMs: 0, problem: '' });
+    expect(warnings).toEqual([]);
+    expect(fatal).toEqual([]);
+  });
+
+  test('that is behind the window of the log goes on with the oldest, counts it and says so', async () => {
+    const log = new MemoryLog(records, 50);
+    const first = await start(log);
+    await reached(first, 50);
+    await stop(first);
+    log.oldestSeq = 101;
+    log.grow(120);
+    const collections = await start(log);
+    await reached(collections, 120);
+    expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toContain('the log does not hold what the collection index would read next');
+    await until(() => collections.totals().gaps === 1);
+  });
+
+  test('of a new index on an old log says what it lacks', async () => {
+    const log = new MemoryLog(records, 120);
+    log.oldestSeq = 101;
+    const collections = await start(log);
+    await reached(collections, 120);
+    expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toContain('the collection index is new');
+  });
+
+  test('of an index that is ahead of its log (one that was lost) begins with what there is', async () => {
+    const first = await start(new MemoryLog(records, 300));
+    await reached(first, 300);
+    await stop(first);
+    const collections = await start(new MemoryLog(records, 80));
+    await until(() => collections.status().position === 80);
+    expect(warnings).toHaveLength(1);
+  });
+
+  test('schedules a check where the log says that a commit did not follow on', async () => {
+    const at = records.findIndex(({ kind }) => kind === KIND.commit);
+    const commit: LogRecord = { ...records[at]!, seq: 1, discontinuity: true };
+    const collections = await start(new MemoryLog([commit]));
+    await reached(collections, 1);
+    const checks = await collections.writer.nextChecks(Date.now(), 10);
+    expect(checks.map(({ reason }) => reason)).toEqual(['discontinuity']);
+    await until(() => collections.status().checks.discontinuity === 1);
+  });
+
+  test('refuses to start on a file of a newer weir, and leaves nothing running', async () => {
+    await (await openCollectionWriter(directory.path)).close();
+    const db = new Database(directory.path);
+    db.run('pragma user_version = 9');
+    db.close();
+    await expect(start(new MemoryLog(records))).rejects.toThrow(/newer weir/);
+    expect(fatal).toEqual([]);
+  });
+
+  test('ends for damage that it meets later, with what to do', async () => {
+    const log = new MemoryLog(records, 200);
+    const collections = await start(log);
+    await reached(collections, 200);
+    const db = new Database(directory.path);
+    db.run('delete from chunks');
+    db.close();
+    log.grow(EVENTS);
+    await until(() => fatal.length > 0);
+    expect(fatal[0]!.message).toMatch(/damaged/);
+    expect(collections.status().problem).toMatch(/damaged/);
+    await expect(collections.writer.add([{ did: didOf(1), collections: [] }])).rejects.toThrow(/damaged/);
+    expect(fatal).toHaveLength(1);
+  });
+
+  test('waits for another writer that does not end, and tells nobody that it stored what it did not', async () => {
+    const log = new MemoryLog(records, 50);
+    const collections = await start(log);
+    await reached(collections, 50);
+    const db = new Database(directory.path);
+    db.run('begin immediate');
+    log.grow(EVENTS);
+    await Bun.sleep(200);
+    expect(collections.status().position).toBe(50);
+    db.run('rollback');
+    db.close();
+    await reached(collections, EVENTS);
+    expectTruth(collections, truth);
+    expect(fatal).toEqual([]);
+  });
+
+  test('answers calls, refuses what is too much, and ends with answers to all', async () => {
+    const collections = await start(new MemoryLog(records, 0));
+    const { writer, reader } = collections;
+    expect(await writer.add([{ did: didOf(70), collections: ['com.example.one'] }])).toEqual({
+      added: 1,
+      known: 0,
+      refused: 0,
+    });
+    expect(walk(reader, query(['com.example.one']))).toEqual([didOf(70)]);
+    const watch = await writer.begin(didOf(70));
+    expect(await writer.apply(didOf(70), watch, { collections: [] })).toMatchObject({ removed: 1 });
+    expect(await writer.scheduleChecks([didOf(70), didOf(71)], 'verify')).toBe(2);
+    expect(await writer.collections(null, 10)).toEqual(['com.example.one']);
+    const many = Array.from({ length: MAX_PAIRS_PER_CALL + 1 }, () => ({ did: didOf(1), collections: [] }));
+    expect(await writer.add(many).catch((error: Error) => error.message)).toMatch(/more than/);
+    const late = writer.begin(didOf(72));
+    await stop(collections);
+    expect(await late.then(String, (error: Error) => error.message)).toMatch(/^\d+$|closed/);
+    expect(await writer.begin(didOf(72)).catch((error: Error) => error.message)).toMatch(/closed/);
+  });
+
+  test('sweeps for hosts that are gone, beside the log', async () => {
+    const log = new MemoryLog(records);
+    const collections = await start(log);
+    await reached(collections, EVENTS);
+    collections.sweep([1, 2]);
+    await until(() => (collections.status().hiddenRepos.pds_gone ?? 0) > 0);
+    await until(() => walk(collections.reader, query([])).length === 0);
+    collections.sweep([]);
+    await until(() => walk(collections.reader, query([])).length === truth.size);
+    expectTruth(collections, truth);
+  });
+});
+
+describe('batches', () => {
+  test('hold the frames of the kinds that tell something, and the seq of all', () => {
+    const record = (
+      seq: number,
+      kind: LogRecord['kind'],
+      bytes: number,
+      discontinuity = false,
+    ): LogRecord => ({
+      seq,
+      timeUs: seq * 10,
+      hostId: seq * 100,
+      upstreamSeq: seq,
+      kind,
+      opCount: 0,
+      didHash: 0,
+      frame: new Uint8Array(bytes).fill(seq),
+      discontinuity,
+    });
+    const batch = decodeBatch(
+      encodeBatch([
+        record(1, KIND.commit, 3, true),
+        record(2, KIND.identity, 5),
+        record(3, KIND.account, 0),
+        record(4, KIND.sync, 70_000),
+        record(5, KIND.unknown, 1),
+      ]),
+    );
+    expect(batch).toMatchObject({ seq: 5, timeUs: 50 });
+    expect(
+      batch.records.map(({ hostId, discontinuity, frame }) => [
+        hostId,
+        discontinuity,
+        frame.length,
+        frame[0],
+      ]),
+    ).toEqual([
+      [100, true, 3, 1],
+      [300, false, 0, undefined],
+      [400, false, 70_000, 4],
+    ] as never);
+  });
+
+  test('in flight are bounded, however slow the index is', async () => {
+    const frame = new Uint8Array(100_000);
+    const large = Array.from(
+      { length: 200 },
+      (_, index): LogRecord => ({ ...records[0]!, seq: index + 1, frame }),
+    );
+    const log = new MemoryLog(large, large.length, 4);
+    const sent: number[] = [];
+    let most = 0;
+    const pump = startPump(0, {
+      log,
+      send: (batch) => {
+        sent.push(batch.byteLength);
+        most = Math.max(most, pump.bytesInFlight);
+      },
+      gap: () => {},
+      fatal: (error) => fatal.push(error as Error),
+    });
+    await until(() => pump.bytesInFlight >= MAX_INDEX_BYTES_IN_FLIGHT);
+    await Bun.sleep(20);
+    const waiting = sent.length;
+    expect(waiting).toBeLessThan(50);
+    let stored = 0;
+    await until(() => {
+      if (stored < sent.length) pump.stored(sent[stored++]!);
+      return stored === 50;
+    });
+    expect(most).toBeLessThan(MAX_INDEX_BYTES_IN_FLIGHT + 4 * 100_100);
+    pump.stop();
+    expect(fatal).toEqual([]);
+  });
+});
+
+test('a host is gone for good when nobody could reach it for a month', () => {
+  const nowMs = 1e12;
+  const host = (hostId: number, more: object, row: object = {}): HostView =>
+    ({
+      connected: false,
+      ...more,
+      row: {
+        hostId,
+        status: 'offline',
+        failures: 9,
+        createdAtMs: 0,
+        lastEventAtMs: nowMs - GONE_AFTER_MS - 1,
+        ...row,
+      },
+    }) as unknown as HostView;
+  expect(
+    goneHosts(
+      [
+        host(9, {}),
+        host(2, {}),
+        host(3, { connected: true }),
+        host(4, {}, { status: 'active' }),
+        host(5, {}, { lastEventAtMs: nowMs - GONE_AFTER_MS }),
+        host(6, {}, { lastEventAtMs: 0, createdAtMs: nowMs - 1 }),
+        host(7, {}, { failures: 0 }),
+        host(8, {}, { status: 'banned' }),
+      ],
+      nowMs,
+    ),
+  ).toEqual([2, 9]);
+});
