@@ -12,11 +12,13 @@ const BENCHMARKS: Record<string, string> = {
   jetstream: 'the JSON view: 100 to 1,000 clients, plain and zstd, filtered, cold (minutes)',
   'jetstream-encode': "the JSON view's encoding: events located, messages built, against libraries",
   'jetstream-zstd': "the JSON view's compression, with and without a dictionary",
+  collections:
+    'the collection index: bytes a row, pairs a second, pages while it is written (10M rows: many minutes)',
   restart: 'start with 3,000 hosts and 1M accounts',
   soak: 'memory at saturation, with stalled consumers and a stalled directory (15 minutes)',
 };
 /** Left out unless named. */
-const LONG = new Set(['soak']);
+const LONG = new Set(['soak', 'collections']);
 
 const HELP = `usage: bun run bench [NAME…] [-- ARGUMENTS]
 
