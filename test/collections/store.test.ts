@@ -185,6 +185,20 @@ describe('pages', () => {
     expect(store.totals().byName.get('places')).toBe(0);
   });
 
+  test('over several collections tell a repo again that left all of them and came by another one at once', () => {
+    const three = 'com.example.three';
+    commit(alice, [ONE]);
+    commit(alice, [three]);
+    commit(bob, [ONE]);
+    const both = query([ONE, TWO]);
+    const { cursor } = page(both, null, 1);
+    // The place in ONE is kept for lists with `three`; for this list it is over.
+    commit(alice, [], [ONE]);
+    commit(alice, [TWO]);
+    expect(page(both, cursor, 10).dids).toEqual([bob, alice]);
+    expect(walk(reader, query([ONE, three]), 1)).toEqual([alice, bob]);
+  });
+
   test('are cut short, or empty with a cursor, where too many were told of before; reading on ends well', () => {
     const dids = Array.from({ length: 3_000 }, (_, index) => didOf(index));
     for (const collection of [ONE, TWO])
@@ -444,7 +458,8 @@ describe('checks', () => {
     store.transaction(() => store.beginCheck(alice, NOW));
     store.transaction(() => store.applyCheck(alice, { kind: 'gone', reason: 'deactivated' }, NOW));
     expect(walk(reader, query([]))).toEqual([]);
-    commit(alice, [LIKE]);
+    // A pair that the index had seen, too.
+    commit(alice, [POST]);
     expect(walk(reader, query([POST]))).toEqual([alice]);
   });
 
