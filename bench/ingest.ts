@@ -127,17 +127,19 @@ const run = async (name: string, { hosts, workers, rate, events }: Case, floorUs
     const threadsBefore = cpuByThread(weir.pid);
     const cpuBefore = cpuOf(weir.pid);
     const healthMs: number[] = [];
+    const residentMb: number[] = [];
     let measuring = true;
     const watching = (async () => {
       while (measuring) {
         healthMs.push((await weir.health()).ms);
+        residentMb.push(memoryOf(weir.pid).rssMb);
         await Bun.sleep(100);
       }
     })();
     const until = await reach(WARM_UP.events + events * 0.9);
     const threads = cpuBetween(threadsBefore, cpuByThread(weir.pid));
     const cpuMs = cpuOf(weir.pid) - cpuBefore;
-    const { rssMb, peakMb } = memoryOf(weir.pid);
+    const { peakMb } = memoryOf(weir.pid);
     measuring = false;
     await watching;
     const end = await reach(all);
@@ -163,7 +165,7 @@ const run = async (name: string, { hosts, workers, rate, events }: Case, floorUs
         `; throughput is ${((perSecond * floorUs) / 1e4).toFixed(0)} % of what one core could verify`,
     );
     console.log(
-      `  RSS ${rssMb.toFixed(0)} MB (connected and idle ${idleMb.toFixed(0)}, most ${peakMb.toFixed(0)})` +
+      `  RSS ${percentile(residentMb, 0.5).toFixed(0)} MB in the middle, ${percentile(residentMb, 1).toFixed(0)} at most (connected and idle ${idleMb.toFixed(0)}, ever ${peakMb.toFixed(0)})` +
         (rate === 'max'
           ? ''
           : `; from the host's send to the consumer p50 ${report.p50!.toFixed(1)} ms, p99 ${report.p99!.toFixed(1)} ms`),
