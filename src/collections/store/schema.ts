@@ -15,6 +15,11 @@ export const PAGE_BYTES = 2_048;
 /** What the write-ahead log holds before it goes into the file, each page once. */
 const WAL_BYTES = 32 * 1024 * 1024;
 
+/** What is not in there is in the memory of the system, a microsecond away. */
+const WRITER_CACHE_BYTES = 32 * 1024 * 1024;
+/** Forgotten whenever somebody wrote. */
+const READER_CACHE_BYTES = 8 * 1024 * 1024;
+
 /** Stored as user_version. Raised whenever an older weir would misread the file. */
 export const SCHEMA_VERSION = 1;
 
@@ -81,7 +86,7 @@ export const openForWriting = (path: string): Database => {
       db.run('pragma journal_mode = wal');
       // A power failure may cost the last transactions, whole: the log still has what they said.
       db.run('pragma synchronous = normal');
-      db.run('pragma cache_size = -65536');
+      db.run(`pragma cache_size = -${WRITER_CACHE_BYTES / 1024}`);
       db.run(`pragma wal_autocheckpoint = ${WAL_BYTES / PAGE_BYTES}`);
       db.run(`pragma journal_size_limit = ${2 * WAL_BYTES}`);
       db.transaction(() => {
@@ -111,7 +116,7 @@ export const openForReading = (path: string): Database => {
     const db = new Database(path, { readonly: true });
     try {
       db.run(`pragma busy_timeout = ${BUSY_TIMEOUT_MS}`);
-      db.run('pragma cache_size = -16384');
+      db.run(`pragma cache_size = -${READER_CACHE_BYTES / 1024}`);
       if (check(db, path) !== SCHEMA_VERSION)
         throw new CollectionIndexError(`${path} is no collection index`);
       return db;
