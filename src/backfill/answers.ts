@@ -11,7 +11,7 @@ import { MAX_COLLECTIONS } from './collection-list.ts';
 /** The lexicon's maximum is 2,000, some servers give what they like: more of one page is not looked at. */
 export const MAX_PAGE_ENTRIES = 10_000;
 /** Collections of one repo: the busiest known have some hundred. */
-export const MAX_COLLECTIONS_PER_REPO = 5_000;
+export const MAX_COLLECTIONS_OF_ANSWER = 5_000;
 /** Stored with every page. */
 export const MAX_CURSOR_CHARS = 1_000;
 const MAX_STATUS_CHARS = 64;
@@ -186,7 +186,7 @@ export const parseListedPage = (
 
 /**
  * The collections of a repo, out of describeRepo's answer. null: it is not such an answer, or about another repo, or
- * it names more than MAX_COLLECTIONS_PER_REPO: taking a part of it for the whole would take the others out.
+ * it names more than MAX_COLLECTIONS_OF_ANSWER: taking a part of it for the whole would take the others out.
  */
 export const parseDescription = (
   body: Uint8Array,
@@ -194,7 +194,7 @@ export const parseDescription = (
 ): { readonly collections: readonly string[]; readonly invalid: number } | null => {
   const answer = parseObject(body);
   if (answer === null || answer.did !== did || !Array.isArray(answer.collections)) return null;
-  if (answer.collections.length > MAX_COLLECTIONS_PER_REPO) return null;
+  if (answer.collections.length > MAX_COLLECTIONS_OF_ANSWER) return null;
   const collections = new Set<string>();
   let invalid = 0;
   for (const collection of answer.collections as unknown[]) {

@@ -6,7 +6,7 @@ import { decode } from '@ipld/dag-cbor';
 import { CID } from 'multiformats/cid';
 import { BlockIndex } from '../repo/car.ts';
 import { isNsid } from '../repo/syntax.ts';
-import { MAX_COLLECTIONS_PER_REPO } from './answers.ts';
+import { MAX_COLLECTIONS_OF_ANSWER } from './answers.ts';
 
 /** What is read of one repo, bytes: a tiny one. Reading a large one only for its collections' names is a burden. */
 export const MAX_TINY_REPO_BYTES = 2 * 1024 * 1024;
@@ -58,7 +58,7 @@ const walk = (car: Uint8Array, did: string): string[] | null => {
       const collection = key.slice(0, Math.max(0, key.indexOf('/')));
       if (!isNsid(collection)) return null;
       collections.add(collection);
-      if (collections.size > MAX_COLLECTIONS_PER_REPO) return null;
+      if (collections.size > MAX_COLLECTIONS_OF_ANSWER) return null;
       if (subtree !== null && subtree !== undefined) nodes.push(subtree);
     }
   }

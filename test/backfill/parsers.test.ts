@@ -4,7 +4,7 @@ import { parseAdminSpec } from '../../src/backfill/admin-spec.ts';
 import {
   commitDigestOf,
   errorNameOf,
-  MAX_COLLECTIONS_PER_REPO,
+  MAX_COLLECTIONS_OF_ANSWER,
   MAX_CURSOR_CHARS,
   parseCountsPage,
   parseDescription,
@@ -178,7 +178,7 @@ describe('answers of other servers', () => {
     });
     expect(parseDescription(json({ did: didOf(2), collections: [] }), did)).toBe(null);
     expect(parseDescription(json({ did }), did)).toBe(null);
-    const many = Array.from({ length: MAX_COLLECTIONS_PER_REPO + 1 }, (_, n) => `a.b.c${n}`);
+    const many = Array.from({ length: MAX_COLLECTIONS_OF_ANSWER + 1 }, (_, n) => `a.b.c${n}`);
     expect(parseDescription(json({ did, collections: many }), did)).toBe(null);
   });
 

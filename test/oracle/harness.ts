@@ -156,12 +156,21 @@ export const settle = async (
     }
     return null;
   }, timeoutMs);
-  await eventually(async () => {
-    const { lastSeq } = await weir.json('/?format=json');
-    return consumer === null || consumer.lastSeq === lastSeq
-      ? null
-      : `consumer at ${consumer.lastSeq} of ${lastSeq}`;
-  }, timeoutMs);
+  // What is decided is not durable at once: the newest seq has to have stood for a while.
+  let before: unknown = null;
+  await eventually(
+    async () => {
+      const { lastSeq } = await weir.json('/?format=json');
+      const stands = lastSeq === before;
+      before = lastSeq;
+      if (!stands) return `the newest seq is ${lastSeq}, and was another`;
+      return consumer === null || consumer.lastSeq === lastSeq
+        ? null
+        : `consumer at ${consumer.lastSeq} of ${lastSeq}`;
+    },
+    timeoutMs,
+    150,
+  );
 };
 
 /** Refusals by host and reason, from the hosts' pages. */
