@@ -2,7 +2,7 @@
  * The Jetstream edge with simulated sockets, time, log and messages: schedules that real sockets hardly ever produce.
  * Deterministic.
  */
-import { describe, expect, test } from 'bun:test';
+import { describe, expect, setDefaultTimeout, test } from 'bun:test';
 import fc from 'fast-check';
 import { createJetstreamEdge, V1_PATH, V2_PATH } from '../../../jetstream/edge/edge.ts';
 import type { Compression, JetstreamLimits } from '../../../jetstream/edge/types.ts';
@@ -20,6 +20,8 @@ import {
   type Told,
   UNDECODABLE,
 } from './fake-log.ts';
+
+setDefaultTimeout(60_000);
 
 const DIDS = [
   'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa',
