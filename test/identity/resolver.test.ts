@@ -10,6 +10,7 @@ import {
 import type { IdentityResult } from '../../src/identity/types.ts';
 import type { FetchOptions, FetchResult, GuardedFetch } from '../../src/network/fetch.ts';
 import { createFakeClock, settle } from '../network/fake-clock.ts';
+import { leastGrowth } from '../network/growth.ts';
 
 const stops: (() => void)[] = [];
 afterAll(() => {
@@ -510,20 +511,18 @@ describe('over real sockets', () => {
         : Response.json(documentOf(did));
     });
     const resolver = createResolver({ plcUrl: `http://127.0.0.1:${port}`, allowInsecure: false });
-    const round = async (from: number, count: number) => {
-      for (let at = from; at < from + count; at += 500) {
+    const dids = 2_000;
+    const growth = await leastGrowth(async (round) => {
+      const from = round * 10_000;
+      for (let at = from; at < from + dids; at += 500) {
         await Promise.all(Array.from({ length: 500 }, (_, index) => resolver.resolve(plcDid(at + index))));
       }
-      Bun.gc(true);
-      return process.memoryUsage.rss();
-    };
-    await round(0, 4_000);
-    const before = await round(10_000, 2_000);
-    const after = await round(20_000, 6_000);
-    expect(resolver.counters.successes! + resolver.counters.failed_did_not_found!).toBe(12_000);
+    });
+    expect(resolver.counters.successes! + resolver.counters.failed_did_not_found!).toBe(5 * dids);
     expect(resolver.counters.failedPassing).toBe(0);
-    // 6,000 identities remembered are about 3 MB; as many leaked responses would be far above this.
-    expect(after - before).toBeLessThan(32 * 1024 * 1024);
+    // An identity remembered is a few objects and half a KB; a held response would be dozens, and its body.
+    expect(growth.objects).toBeLessThan(20 * dids);
+    expect(growth.rssBytes).toBeLessThan(dids * 5 * 1024);
     resolver.close();
   }, 20_000);
 
