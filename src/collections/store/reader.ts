@@ -17,9 +17,14 @@ import { explain } from './problem.ts';
 import { identityOf, openForReading } from './schema.ts';
 import { readVarint, read as varint } from './varint.ts';
 
-/** Entries that one page over several collections looks at; a look into the account itself counts as LOOKUP_COST. */
-export const MAX_VISITED = 40_000;
-const LOOKUP_COST = 40;
+/**
+ * Entries that one page over several collections looks at: a millisecond. A look into the account itself counts as
+ * LOOKUP_COST.
+ */
+export const MAX_VISITED = 16_000;
+const LOOKUP_COST = 100;
+/** Entries of rare collections that are read whole instead of looking into accounts: less than half a millisecond. */
+const MAX_RARE_ENTRIES = 4_000;
 
 const BASE = '(key & ((1 << 40) - 1))';
 
@@ -42,17 +47,20 @@ interface Walk {
 }
 
 /** Opens the index at `path` for reading. @throws CollectionIndexError */
-export const openCollectionReader = (path: string): CollectionReader => {
+export const openCollectionReader = (
+  path: string,
+  options: { readonly maxRareEntries?: number } = {},
+): CollectionReader => {
   const db = openForReading(path);
   try {
-    return createReader(db, path);
+    return createReader(db, path, options.maxRareEntries ?? MAX_RARE_ENTRIES);
   } catch (error) {
     db.close();
     throw explain(error, path);
   }
 };
 
-const createReader = (db: Database, path: string): CollectionReader => {
+const createReader = (db: Database, path: string, maxRareEntries: number): CollectionReader => {
   const { identity, seed } = identityOf(db);
   const dids = openDidReader(path, identity);
   const begin = db.query<null, []>('begin');
@@ -126,6 +134,29 @@ const createReader = (db: Database, path: string): CollectionReader => {
     return enter(walk, chunkAfter.get(walk.list, walk.base), walk.position);
   };
 
+  /**
+   * Those in lists that are read whole: where each account stands the first time; 0 = it left a place behind, so that
+   * only the account itself can tell.
+   */
+  const standingIn = (collections: readonly number[]): ReadonlyMap<number, number> => {
+    const standing = new Map<number, number>();
+    const readAll = (list: number, isLeft: boolean): void => {
+      for (let chunk = chunkAfter.get(list, 0); chunk !== null; chunk = chunkAfter.get(list, chunk.base)) {
+        const { accounts, positions } = decodeChunk(chunk.base, chunk.entries);
+        for (let index = 0; index < accounts.length; index++) {
+          const account = accounts[index]!;
+          const before = standing.get(account) ?? Number.POSITIVE_INFINITY;
+          standing.set(account, isLeft ? 0 : Math.min(before, positions[index]!));
+        }
+      }
+    };
+    for (const collection of collections) {
+      readAll(listOf(collection), false);
+      readAll(leftListOf(collection), true);
+    }
+    return standing;
+  };
+
   /** Straight from the bytes: nothing is made but the DIDs. */
   const pageOfOne = (query: PageQuery, collection: number, after: number): Page => {
     const list = listOf(collection);
@@ -152,16 +183,28 @@ const createReader = (db: Database, path: string): CollectionReader => {
 
   const pageOfSeveral = (
     query: PageQuery,
-    wanted: ReadonlySet<number>,
+    wanted: ReadonlyMap<number, { readonly dids: number; readonly places: number }>,
     walks: Walk[],
     after: number,
   ): Page => {
     let wantedBits = 0;
-    let others = 0;
-    for (const collection of wanted) {
+    let otherEntries = 0;
+    const others: number[] = [];
+    for (const [collection, { dids, places }] of wanted) {
       wantedBits |= maskBit(collection);
-      if (maskBit(collection) === OTHERS_BIT) others++;
+      if (maskBit(collection) !== OTHERS_BIT) continue;
+      others.push(collection);
+      otherEntries += dids + places;
     }
+    let standing: ReadonlyMap<number, number> | null = null;
+    /** Had the account one of the others that are wanted when it came to `position`? null: only it can tell. */
+    const hadOther = (account: number, position: number): boolean | null => {
+      if (otherEntries > maxRareEntries) return null;
+      standing ??= standingIn(others);
+      const at = standing.get(account);
+      if (at === 0) return null;
+      return at !== undefined && at < position;
+    };
     const isWanted = (collection: number): boolean => wanted.has(collection);
     /** Where accounts that were looked at stand. */
     const starts = new Map<number, number>();
@@ -176,13 +219,17 @@ const createReader = (db: Database, path: string): CollectionReader => {
       const account = walk.entries.accounts[index]!;
       let had = walk.entries.masks[index]! & wantedBits;
       // The others it had are not wanted when the only one wanted of them is the one it came to.
-      if (others === 1 && maskBit(walk.collection) === OTHERS_BIT) had &= ~OTHERS_BIT;
+      if (others.length === 1 && maskBit(walk.collection) === OTHERS_BIT) had &= ~OTHERS_BIT;
       work++;
-      let isFirst: boolean;
+      let isFirst: boolean | null = null;
       // It had one of the wanted collections when it came to this one, so it stands at an earlier place.
       if ((had & ~OTHERS_BIT) !== 0) isFirst = false;
       else if (had === 0 && !walk.isLeft) isFirst = true;
-      else {
+      else if (!walk.isLeft) {
+        const had = hadOther(account, position);
+        if (had !== null) isFirst = !had;
+      }
+      if (isFirst === null) {
         let start = starts.get(account);
         if (start === undefined) {
           start = placesStart(recordOf(account), isWanted);
@@ -229,7 +276,7 @@ const createReader = (db: Database, path: string): CollectionReader => {
       const left = row.places > 0 ? open(leftListOf(id), id, true, after) : null;
       if (left !== null) walks.push(left);
     }
-    return pageOfSeveral(query, new Set(found.keys()), walks, after);
+    return pageOfSeveral(query, found, walks, after);
   };
 
   /** Several statements of one moment. */
