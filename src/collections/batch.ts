@@ -1,8 +1,10 @@
 /**
- * Records of the log on their way to the thread of the index: one buffer, transferred. Pure.
+ * Records of the log on their way to the thread of the index: one stretch of shared memory.
+ * Pure.
  *
  *   8  seq of the last record that it stands for, also of those left out   float64
  *   8  log time of that record, µs                                         float64
+ *   8  length of all this in bytes; the memory may be longer               float64
  *   then per record: 4 host id · 4 frame length · 4 flags (bit 0 = discontinuity) · the frame
  *
  * Little-endian. Records of kinds that tell the index nothing are left out.
@@ -10,7 +12,7 @@
 import { KIND } from '../firehose/types.ts';
 import type { LogRecord } from '../log/types.ts';
 
-const HEADER_BYTES = 16;
+const HEADER_BYTES = 24;
 const RECORD_BYTES = 12;
 
 export interface BatchRecord {
@@ -22,11 +24,15 @@ export interface BatchRecord {
 const isTelling = ({ kind }: LogRecord): boolean =>
   kind === KIND.commit || kind === KIND.account || kind === KIND.sync;
 
-/** The frames are copied. @param records at least one */
-export const encodeBatch = (records: readonly LogRecord[]): ArrayBuffer => {
+/** Bytes of the batch of these records. */
+export const batchBytes = (records: readonly LogRecord[]): number => {
   let size = HEADER_BYTES;
   for (const record of records) if (isTelling(record)) size += RECORD_BYTES + record.frame.length;
-  const memory = new ArrayBuffer(size);
+  return size;
+};
+
+/** Copies records, at least one, into memory of at least `batchBytes`. */
+export const encodeBatch = (records: readonly LogRecord[], memory: SharedArrayBuffer): void => {
   const bytes = new Uint8Array(memory);
   const view = new DataView(memory);
   const last = records[records.length - 1]!;
@@ -41,16 +47,17 @@ export const encodeBatch = (records: readonly LogRecord[]): ArrayBuffer => {
     bytes.set(record.frame, at + RECORD_BYTES);
     at += RECORD_BYTES + record.frame.length;
   }
-  return memory;
+  view.setFloat64(16, at, true);
 };
 
 /** Frames are views of `memory`. */
 export const decodeBatch = (
-  memory: ArrayBuffer,
+  memory: SharedArrayBuffer,
 ): { readonly seq: number; readonly timeUs: number; readonly records: readonly BatchRecord[] } => {
   const view = new DataView(memory);
   const records: BatchRecord[] = [];
-  for (let at = HEADER_BYTES; at < memory.byteLength; ) {
+  const size = view.getFloat64(16, true);
+  for (let at = HEADER_BYTES; at < size; ) {
     const length = view.getUint32(at + 4, true);
     records.push({
       hostId: view.getUint32(at, true),

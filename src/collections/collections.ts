@@ -85,7 +85,7 @@ export const openCollections = async (deps: CollectionsDeps): Promise<Collection
       case 'stored':
         position = data.seq;
         timeUs = data.timeUs;
-        pump?.stored(data.bytes);
+        pump?.stored(data.slot);
         return;
       case 'answer':
         calls.get(data.id)?.resolve(data.value);
@@ -131,7 +131,7 @@ export const openCollections = async (deps: CollectionsDeps): Promise<Collection
   position = stats.seq ?? 0;
   pump = startPump(stats.seq, {
     log,
-    send: (batch) => worker.postMessage(batch, [batch]),
+    send,
     gap(seq, oldestSeq) {
       send({ kind: 'gap' });
       deps.warn(

@@ -22,7 +22,6 @@ const SWEEP_REST_MS = 25;
 const SWEEP_AGAIN_MS = 24 * 3_600_000;
 
 export interface Indexer {
-  batch(memory: ArrayBuffer): void;
   message(message: Exclude<ToIndexer, { kind: 'start' | 'stop' }>): void;
   stats(): IndexerStats;
   /** What was given is stored, or is given up when that does not work now. */
@@ -53,14 +52,19 @@ const commitCounters = (): Record<string, number> =>
     ]),
   );
 
+interface WaitingBatch {
+  readonly slot: number;
+  readonly memory: SharedArrayBuffer;
+}
+
 interface ReadBatch {
   readonly seq: number;
   readonly timeUs: number;
-  readonly bytes: number;
+  readonly slot: number;
   readonly events: readonly IndexedEvent[];
 }
 
-const read = (memory: ArrayBuffer): ReadBatch => {
+const read = ({ slot, memory }: WaitingBatch): ReadBatch => {
   const { seq, timeUs, records } = decodeBatch(memory);
   const events = records.map((record) => {
     const frame = scanFrame(record.frame);
@@ -68,7 +72,7 @@ const read = (memory: ArrayBuffer): ReadBatch => {
       throw new Error(`a record before seq ${seq} of our log holds a frame we refuse: ${frame.reason}`);
     return eventOf(record, frame);
   });
-  return { seq, timeUs, bytes: memory.byteLength, events };
+  return { seq, timeUs, slot, events };
 };
 
 /** Opens the index at `path`. @throws CollectionIndexError */
@@ -80,12 +84,13 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
   let timeUs = 0;
   let stopped = false;
   /** What was given and not stored, oldest first; bounded by what the pump sends. */
-  const waiting: (ArrayBuffer | 'gap')[] = [];
+  const waiting: (WaitingBatch | 'gap')[] = [];
+  const memories: SharedArrayBuffer[] = [];
   let isRetrying = false;
   let isScheduled = false;
 
   /** What waits, in one transaction: the more, the less each pair costs. */
-  const apply = (items: readonly (ArrayBuffer | 'gap')[]): void => {
+  const apply = (items: readonly (WaitingBatch | 'gap')[]): void => {
     const batches = items.map((item) => (item === 'gap' ? 'gap' : read(item)));
     const now = nowMs();
     store.transaction(() => {
@@ -103,7 +108,7 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
       counters.batches++;
       counters.records += batch.events.length;
       timeUs = batch.timeUs;
-      send({ kind: 'stored', seq: batch.seq, timeUs, bytes: batch.bytes });
+      send({ kind: 'stored', seq: batch.seq, timeUs, slot: batch.slot });
     }
   };
   const fail = (error: unknown): void => {
@@ -134,7 +139,7 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
     waiting.splice(0, items.length);
     problem = '';
   };
-  const take = (item: ArrayBuffer | 'gap'): void => {
+  const take = (item: WaitingBatch | 'gap'): void => {
     waiting.push(item);
     if (isScheduled) return;
     isScheduled = true;
@@ -190,10 +195,14 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
   store.transaction(() => {});
 
   return {
-    batch: take,
     message(message) {
       if (stopped) return;
       switch (message.kind) {
+        case 'batch': {
+          const { slot, memory = memories[slot]!, once } = message;
+          if (once !== true) memories[slot] = memory;
+          return take({ slot, memory });
+        }
         case 'gap':
           return take('gap');
         case 'sweep':

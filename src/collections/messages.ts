@@ -21,8 +21,21 @@ export interface IndexerStats {
   readonly problem: string;
 }
 
-/** Main thread → index. Batches of the log come as bare ArrayBuffers (see batch.ts). */
+/**
+ * A batch of the log (see batch.ts). The memory of a slot is sent once and used again and again: new memory for each
+ * batch would wait for the collectors of both threads.
+ */
+export interface BatchMessage {
+  readonly kind: 'batch';
+  readonly slot: number;
+  readonly memory?: SharedArrayBuffer;
+  /** The memory is for this batch alone. */
+  readonly once?: true;
+}
+
+/** Main thread → index. */
 export type ToIndexer =
+  | BatchMessage
   | { readonly kind: 'start'; readonly path: string }
   /** A stretch of the log that is not to be had any more: the next batch begins behind it. */
   | { readonly kind: 'gap' }
@@ -39,8 +52,8 @@ export type ToIndexer =
 /** Index → main thread. */
 export type FromIndexer =
   | { readonly kind: 'ready'; readonly stats: IndexerStats }
-  /** A batch is stored, so many bytes of it are free again. */
-  | { readonly kind: 'stored'; readonly seq: number; readonly timeUs: number; readonly bytes: number }
+  /** A batch is stored: its memory is free again. */
+  | { readonly kind: 'stored'; readonly seq: number; readonly timeUs: number; readonly slot: number }
   | { readonly kind: 'answer'; readonly id: number; readonly value: unknown }
   | { readonly kind: 'refused'; readonly id: number; readonly message: string }
   | { readonly kind: 'stats'; readonly stats: IndexerStats }

@@ -5,13 +5,16 @@
  * While it catches up it takes a share of its thread, not all of it. Where the log does not hold what comes next (a
  * window that passed, a log that was lost), it says so, and goes on with the oldest there is.
  */
-import type { LogCursor, LogReader } from '../log/types.ts';
-import { encodeBatch } from './batch.ts';
+import type { LogCursor, LogReader, LogRecord } from '../log/types.ts';
+import { batchBytes, encodeBatch } from './batch.ts';
+import type { BatchMessage } from './messages.ts';
 
-/** Of the log, given to the index and not stored yet: tenths of a second of its work. */
-export const MAX_INDEX_BYTES_IN_FLIGHT = 4 * 1024 * 1024;
+/** Of memory, given to the index and not stored yet: tenths of a second of its work. */
+export const MAX_INDEX_BYTES_IN_FLIGHT = 2 * 1024 * 1024;
 /** One transaction of the index. */
 const BATCH_BYTES = 512 * 1024;
+/** Memory of a slot: a batch, with room for what it adds to the records. */
+const SLOT_BYTES = BATCH_BYTES + 64 * 1024;
 /** Events of so long go into one transaction. */
 const GATHER_MS = 50;
 /** While it catches up: rest, as a multiple of the time that a batch took here. */
@@ -19,15 +22,15 @@ const REST = 3;
 
 export interface PumpDeps {
   readonly log: Pick<LogReader, 'oldestSeq' | 'lastSeq' | 'openCursor' | 'onDurable'>;
-  readonly send: (batch: ArrayBuffer) => void;
+  readonly send: (batch: BatchMessage) => void;
   /** The index is at `seq` (null: it is new), and the log's oldest is `oldestSeq`: what was between is not to be had. */
   readonly gap: (seq: number | null, oldestSeq: number) => void;
   readonly fatal: (error: unknown) => void;
 }
 
 export interface Pump {
-  /** So many bytes were stored. */
-  stored(bytes: number): void;
+  /** The batch in a slot was stored. */
+  stored(slot: number): void;
   readonly bytesInFlight: number;
   stop(): void;
 }
@@ -40,6 +43,26 @@ export const startPump = (seq: number | null, deps: PumpDeps): Pump => {
   let timer: ReturnType<typeof setTimeout> | null = null;
   let stopped = false;
 
+  const memories: SharedArrayBuffer[] = [];
+  /** Bytes in flight by slot. */
+  const taken: number[] = [];
+  const freeSlots: number[] = [];
+  const batchOf = (records: readonly LogRecord[]): BatchMessage => {
+    const bytes = batchBytes(records);
+    const slot = freeSlots.pop() ?? taken.length;
+    taken[slot] = Math.max(bytes, SLOT_BYTES);
+    bytesInFlight += taken[slot];
+    let memory = memories[slot];
+    if (bytes <= SLOT_BYTES && memory !== undefined) {
+      encodeBatch(records, memory);
+      return { kind: 'batch', slot };
+    }
+    memory = new SharedArrayBuffer(taken[slot]);
+    encodeBatch(records, memory);
+    if (bytes > SLOT_BYTES) return { kind: 'batch', slot, memory, once: true };
+    memories[slot] = memory;
+    return { kind: 'batch', slot, memory };
+  };
   const openAt = (from: number): LogCursor =>
     log.openCursor(from, { includeSkipped: true, reusesMemory: true });
   const openOldest = (from: number | null): LogCursor => {
@@ -65,10 +88,8 @@ export const startPump = (seq: number | null, deps: PumpDeps): Pump => {
         isLive = false;
       } else {
         if (records.length === 0) return;
-        const batch = encodeBatch(records);
-        bytesInFlight += batch.byteLength;
+        deps.send(batchOf(records));
         isLive = cursor.inTail;
-        deps.send(batch);
       }
     } catch (error) {
       stop();
@@ -93,9 +114,10 @@ export const startPump = (seq: number | null, deps: PumpDeps): Pump => {
   wake(0);
 
   return {
-    stored(bytes) {
+    stored(slot) {
       const wasFull = bytesInFlight >= MAX_INDEX_BYTES_IN_FLIGHT;
-      bytesInFlight -= bytes;
+      bytesInFlight -= taken[slot]!;
+      freeSlots.push(slot);
       if (wasFull && bytesInFlight < MAX_INDEX_BYTES_IN_FLIGHT) wake(0);
     },
     get bytesInFlight() {

@@ -5,7 +5,7 @@ import { createIndexer, type Indexer } from './indexer.ts';
 import type { FromIndexer, ToIndexer } from './messages.ts';
 
 declare const self: Worker & {
-  onmessage: ((event: MessageEvent<ArrayBuffer | ToIndexer>) => void) | null;
+  onmessage: ((event: MessageEvent<ToIndexer>) => void) | null;
 };
 
 /** Numbers travel this often. */
@@ -47,8 +47,7 @@ const stop = (): void => {
 };
 
 self.onmessage = ({ data }) => {
-  if (data instanceof ArrayBuffer) indexer?.batch(data);
-  else if (data.kind === 'start') start(data.path);
+  if (data.kind === 'start') start(data.path);
   else if (data.kind === 'stop') stop();
   else indexer?.message(data);
 };

@@ -1,9 +1,10 @@
 /** The index as the relay has it: the thread that follows a log, calls, sweeps. */
 import { Database } from 'bun:sqlite';
 import { afterEach, beforeEach, describe, expect, test } from 'bun:test';
-import { decodeBatch, encodeBatch } from '../../src/collections/batch.ts';
+import { batchBytes, decodeBatch, encodeBatch } from '../../src/collections/batch.ts';
 import { type Collections, openCollections } from '../../src/collections/collections.ts';
 import { GONE_AFTER_MS, goneHosts } from '../../src/collections/gone-hosts.ts';
+import type { BatchMessage } from '../../src/collections/messages.ts';
 import { MAX_INDEX_BYTES_IN_FLIGHT, startPump } from '../../src/collections/pump.ts';
 import { MAX_PAIRS_PER_CALL } from '../../src/collections/store/bounds.ts';
 import { openCollectionWriter } from '../../src/collections/writer.ts';
@@ -216,15 +217,18 @@ describe('batches', () => {
       frame: new Uint8Array(bytes).fill(seq),
       discontinuity,
     });
-    const batch = decodeBatch(
-      encodeBatch([
-        record(1, KIND.commit, 3, true),
-        record(2, KIND.identity, 5),
-        record(3, KIND.account, 0),
-        record(4, KIND.sync, 70_000),
-        record(5, KIND.unknown, 1),
-      ]),
-    );
+    const given = [
+      record(1, KIND.commit, 3, true),
+      record(2, KIND.identity, 5),
+      record(3, KIND.account, 0),
+      record(4, KIND.sync, 70_000),
+      record(5, KIND.unknown, 1),
+    ];
+    // What was in the memory before, behind the end too, is not taken for records.
+    const memory = new SharedArrayBuffer(batchBytes(given) + 100);
+    new Uint8Array(memory).fill(0xff);
+    encodeBatch(given, memory);
+    const batch = decodeBatch(memory);
     expect(batch).toMatchObject({ seq: 5, timeUs: 50 });
     expect(
       batch.records.map(({ hostId, discontinuity, frame }) => [
@@ -247,12 +251,14 @@ describe('batches', () => {
       (_, index): LogRecord => ({ ...records[0]!, seq: index + 1, frame }),
     );
     const log = new MemoryLog(large, large.length, 4);
-    const sent: number[] = [];
+    const sent: BatchMessage[] = [];
+    const memories = new Map<number, SharedArrayBuffer>();
     let most = 0;
     const pump = startPump(0, {
       log,
       send: (batch) => {
-        sent.push(batch.byteLength);
+        sent.push(batch);
+        if (batch.memory !== undefined) memories.set(batch.slot, batch.memory);
         most = Math.max(most, pump.bytesInFlight);
       },
       gap: () => {},
@@ -264,10 +270,63 @@ describe('batches', () => {
     expect(waiting).toBeLessThan(50);
     let stored = 0;
     await until(() => {
-      if (stored < sent.length) pump.stored(sent[stored++]!);
+      if (stored < sent.length) pump.stored(sent[stored++]!.slot);
       return stored === 50;
     });
-    expect(most).toBeLessThan(MAX_INDEX_BYTES_IN_FLIGHT + 4 * 100_100);
+    expect(most).toBeLessThan(MAX_INDEX_BYTES_IN_FLIGHT + 600_000);
+    expect(memories.size).toBe(waiting);
+    pump.stop();
+    expect(fatal).toEqual([]);
+  });
+});
+
+describe('memory of batches', () => {
+  test('is sent once, holds what was given until that is stored, and is not kept when it is unusually large', async () => {
+    const sizes = [100, 700_000, 200, 300, 600_000, 400, 50_000, 60_000];
+    const large = Array.from(
+      { length: 400 },
+      (_, index): LogRecord => ({
+        ...records[0]!,
+        seq: index + 1,
+        frame: new Uint8Array(sizes[index % sizes.length]!).fill(index),
+      }),
+    );
+    const waiting: { readonly slot: number; readonly memory: SharedArrayBuffer; readonly was: string }[] = [];
+    const memories: SharedArrayBuffer[] = [];
+    let sent = 0;
+    let last = 0;
+    const look = (memory: SharedArrayBuffer): string => {
+      const { seq, records: given } = decodeBatch(memory);
+      return `${seq}: ${given.map(({ frame }) => `${frame.length} × ${frame[0]}`).join()}`;
+    };
+    const pump = startPump(0, {
+      log: new MemoryLog(large, large.length, 3),
+      send: ({ slot, memory, once }) => {
+        if (memory !== undefined && once !== true) {
+          expect(memories[slot]).toBeUndefined();
+          memories[slot] = memory;
+        }
+        const its = memory ?? memories[slot]!;
+        expect(waiting.map((each) => each.slot)).not.toContain(slot);
+        waiting.push({ slot, memory: its, was: look(its) });
+        sent++;
+        last = decodeBatch(its).seq;
+      },
+      gap: () => {},
+      fatal: (error) => fatal.push(error as Error),
+    });
+    await until(() => {
+      // The oldest is stored when there is nothing more to be given, or now and then before.
+      if (waiting.length > 1 || (last === large.length && waiting.length > 0)) {
+        const { slot, memory, was } = waiting.shift()!;
+        expect(look(memory)).toBe(was);
+        pump.stored(slot);
+      }
+      return last === large.length && waiting.length === 0;
+    });
+    expect(sent).toBeGreaterThan(100);
+    expect(memories.length).toBeLessThan(8);
+    expect(pump.bytesInFlight).toBe(0);
     pump.stop();
     expect(fatal).toEqual([]);
   });
