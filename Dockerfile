@@ -29,8 +29,9 @@ ENV NODE_ENV=production
 ENV RELAY_DATA_DIR=/data
 # As in package.json's start: how much garbage may pile up before it is collected (docs/operations.md, "Memory").
 ENV BUN_JSC_forceRAMSize=1073741824
-ENV BUN_JSC_smallHeapGrowthFactor=1.35
-ENV BUN_JSC_minEdenToOldGenerationRatio=0.2
+ENV BUN_JSC_smallHeapGrowthFactor=1.1
+ENV BUN_JSC_minEdenToOldGenerationRatio=0.05
+ENV BUN_JSC_useEagerCodeBlockJettisonTiming=1
 VOLUME /data
 EXPOSE 2470 2471
 STOPSIGNAL SIGTERM

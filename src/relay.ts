@@ -58,7 +58,7 @@ const PING_INTERVAL_MS = 30_000;
 /** Above the protocol's limit, so that a frame a little too large costs that frame and not the connection. */
 const MAX_RECEIVED_FRAME_BYTES = 8_000_000;
 /** The newest of the log in memory, for live readers: several ticks at full speed. Who is further behind reads the disk. */
-const TAIL_BYTES = 4 * 1024 * 1024;
+const TAIL_BYTES = 3 * 1024 * 1024;
 
 /** How far behind the last stored seq a new log begins when the old one is lost: more than a flush ever trails by. */
 const LOST_LOG_SEQS = 1_000_000;

@@ -41,8 +41,8 @@ export const WEB_BOUNDS: LaneBounds = {
   maxWaitMs: 30_000,
 };
 
-/** About 300 bytes each. */
-const MAX_REMEMBERED_IDENTITIES = 10_000;
+/** About 800 bytes each. Accounts keep their own: this is for those who ask twice before it is stored there. */
+const MAX_REMEMBERED_IDENTITIES = 1_000;
 const REMEMBER_IDENTITY_MS = 2 * 60_000;
 const MAX_REMEMBERED_FAILURES = 20_000;
 /** Lasting failures: a DID that was just created may need a moment to be found, a wrong one never will. */

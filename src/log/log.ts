@@ -75,7 +75,7 @@ const HARD_PENDING_BYTES = 4 * MAX_PENDING_BYTES;
 /** Unit of memory of pending records and tail. Chunks are used again once the tail has dropped all of their parts. */
 const CHUNK_BYTES = 256 * 1024;
 /** What a group at full speed takes is what the tail has dropped just before it; what a burst needed is given up. */
-const MAX_FREE_CHUNKS = 8;
+const MAX_FREE_CHUNKS = 4;
 /** A group is closed at this size: bounds one write, and how far a segment outgrows its size. */
 const MAX_GROUP_BYTES = 4 * 1024 * 1024;
 /** With this much pending, a group commit does not wait for its time. */

@@ -38,13 +38,14 @@ export const applyIdentity = (
   atMs: number,
   roster: IdentityDeskDeps['roster'],
 ): 'moved' | 'stayed' => {
-  account.pds = identity.pds;
+  const host = identity.pds === null ? undefined : roster.hostByName(identity.pds);
+  // The host's own string, where there is one: every account of the host has the same.
+  account.pds = host?.hostname ?? identity.pds;
   account.keyType = identity.signingKey?.type ?? null;
   account.key =
     identity.signingKey === null ? null : Buffer.from(identity.signingKey.compressed).toString('latin1');
   account.handle = identity.handle;
   account.identityAtMs = atMs;
-  const host = identity.pds === null ? undefined : roster.hostByName(identity.pds);
   account.pdsIsHost = host !== undefined;
   if (host === undefined || host.hostId === account.hostId) return 'stayed';
   if (isCounted(account)) {

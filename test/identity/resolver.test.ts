@@ -477,7 +477,7 @@ describe('memory', () => {
     for (let number = 0; number < 60_000; number++) {
       await resolver.resolve(number % 2 === 0 ? plcDid(number * 32) : plcDid(number * 32 + 1));
     }
-    expect(counters.rememberedIdentities).toBe(10_000);
+    expect(counters.rememberedIdentities).toBe(1_000);
     expect(counters.rememberedFailures).toBe(20_000);
     expect([counters.inFlightPlc, counters.queuedPlc]).toEqual([0, 0]);
   });
