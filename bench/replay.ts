@@ -24,7 +24,7 @@ const LIVE_CONSUMERS = 10;
 const COLD_CONSUMERS = 50;
 const LIVE_RATE = 1_000;
 const LIVE_MS = 8_000;
-const TAIL_BYTES = 4 * 1024 * 1024;
+const TAIL_BYTES = 3 * 1024 * 1024;
 
 /** An #identity-like frame of a commit's size: the edge does not look inside, consumers see when it was sent. */
 const entryOf = (atMs: number): LogEntry => {

@@ -14,7 +14,7 @@ export const FLUSH_INTERVAL_MS = 20;
 export const LIVE_BUDGET_MS = 50;
 
 /** All turns of catching-up consumers together before the event loop, and with it the live ones, comes first. */
-export const REPLAY_BUDGET_MS = 5;
+export const REPLAY_BUDGET_MS = 1;
 
 /** A socket with this much queued in our memory gets no more; Bun copies what it queues. */
 export const MAX_QUEUED_BYTES = 1024 * 1024;
