@@ -41,15 +41,8 @@ export const HEARTBEAT_CHECK_MS = 1_000;
 export const OPTIONS_WINDOW_MS = 60_000;
 export const MAX_OPTIONS_BYTES_PER_WINDOW = 30_000_000;
 
-/**
- * All turns of catching-up clients together, before live ones come first. Their events cost more than the firehose's
- * frames: beside a hundred of them, 5 ms double a live client's delay, 1 ms adds a tenth.
- */
-export const JETSTREAM_REPLAY_BUDGET_MS = 1;
-
 export const DEFAULT_JETSTREAM_LIMITS: JetstreamLimits = {
   ...DEFAULT_CONSUMER_LIMITS,
-  replayBudgetMs: JETSTREAM_REPLAY_BUDGET_MS,
   blockBytes: BLOCK_BYTES,
   maxCacheBytes: MAX_CACHE_BYTES,
   maxBlocks: MAX_BLOCKS,
