@@ -24,7 +24,7 @@ export interface DrainOptions {
 }
 
 /** A paused socket is not told that it was cut off (its cursor fell out of the window): each comes anew this often. */
-const STALLED_MS = 2 * 60_000;
+const STALLED_MS = 60_000;
 
 const options = JSON.parse(process.argv[2]!) as DrainOptions;
 const { url, consumers = 1, looks = false } = options;

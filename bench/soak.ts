@@ -55,7 +55,7 @@ await withDirectory(async (dataDir) => {
   });
   const reader = startDrain({ url: weir.url, looks: true });
   await reader.hear('ready');
-  const stalled = startDrain({ url: weir.url, consumers: STALLED_CONSUMERS, cursor: 0, stalled: true });
+  const stalled = startDrain({ url: weir.url, consumers: STALLED_CONSUMERS, stalled: true });
   await stalled.hear('ready');
   for (let connected = 0; connected < HOSTS; await Bun.sleep(100)) {
     simulator.tell({ do: 'connected' });
