@@ -1,28 +1,11 @@
 import { describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
 import { LogCorruption } from '../../src/log/corruption.ts';
-import { type LogOptions, openLog } from '../../src/log/log.ts';
 import { segmentName } from '../../src/log/segment.ts';
 import type { Log } from '../../src/log/types.ts';
 import { makeEntry, numbers, readAll } from './helpers.ts';
-import { createMemoryFiles, type MemoryFiles } from './memory-files.ts';
-
-const START_US = 1_800_000_000_000_000;
-
-const open = (files: MemoryFiles, more: Partial<LogOptions> = {}): Promise<Log> =>
-  openLog({
-    dir: 'log',
-    files,
-    windowMs: 1e9,
-    maxBytes: 1e12,
-    groupDelayMs: 0,
-    retainEveryMs: 0,
-    reserveBytes: 0,
-    clock: () => START_US,
-    warn: () => {},
-    seed: 99,
-    ...more,
-  });
+import { createMemoryFiles } from './memory-files.ts';
+import { openMemoryLog, START_US } from './memory-log.ts';
 
 const appendGroup = async (log: Log, count: number, payloadBytes = 30): Promise<void> => {
   for (let i = 0; i < count; i++) log.append(makeEntry(log.appendedSeq + 1, payloadBytes), START_US);
@@ -39,7 +22,7 @@ const eventsOf = (log: Log): number[] =>
 /** A log of three durable groups and a fourth that was written but never synced; the bytes of its one segment. */
 const killedLog = async () => {
   const files = createMemoryFiles();
-  const log = await open(files);
+  const log = await openMemoryLog(files);
   for (let group = 0; group < 3; group++) await appendGroup(log, 3);
   const path = `log/${segmentName(1)}`;
   const durableBytes = files.contents(path).length;
@@ -57,7 +40,7 @@ describe('a log whose writer was killed', () => {
     const recordBytes = (bytes.length - durableBytes) / 3;
     for (let size = durableBytes; size <= bytes.length; size++) {
       files.replace(path, bytes.slice(0, size));
-      const log = await open(files);
+      const log = await openMemoryLog(files);
       const kept = 9 + Math.floor((size - durableBytes) / recordBytes);
       expect(log.lastSeq).toBe(kept);
       expect(log.stats.truncatedTailBytes).toBe((size - durableBytes) % recordBytes);
@@ -74,7 +57,7 @@ describe('a log whose writer was killed', () => {
       const flipped = bytes.slice();
       flipped[at]! ^= 1 << (at % 8);
       files.replace(path, flipped);
-      const log = await open(files);
+      const log = await openMemoryLog(files);
       expect(log.lastSeq).toBe(9 + Math.floor((at - durableBytes) / recordBytes));
       expect(log.stats.truncatedTailBytes).toBeGreaterThan(0);
       await log.close();
@@ -89,7 +72,7 @@ describe('a log whose writer was killed', () => {
       const flipped = bytes.slice();
       flipped[at]! ^= 1 << (at % 8);
       files.replace(path, flipped);
-      const error = await open(files).then(
+      const error = await openMemoryLog(files).then(
         () => null,
         (caught) => caught as LogCorruption,
       );
@@ -104,7 +87,7 @@ describe('a log whose writer was killed', () => {
       const flipped = bytes.slice();
       flipped[at]! ^= 1 << (at % 8);
       files.replace(path, flipped);
-      await expect(open(files)).rejects.toBeInstanceOf(LogCorruption);
+      await expect(openMemoryLog(files)).rejects.toBeInstanceOf(LogCorruption);
     }
   });
 
@@ -114,7 +97,7 @@ describe('a log whose writer was killed', () => {
       const extended = new Uint8Array(durableBytes + zeros);
       extended.set(bytes.subarray(0, durableBytes));
       files.replace(path, extended);
-      const log = await open(files);
+      const log = await openMemoryLog(files);
       expect(log.lastSeq).toBe(9);
       expect(log.stats.truncatedTailBytes).toBe(zeros);
       await appendGroup(log, 1);
@@ -125,7 +108,7 @@ describe('a log whose writer was killed', () => {
 
   test('opens when the newest segment was being created: empty, cut anywhere in its header, or zero', async () => {
     const files = createMemoryFiles();
-    const log = await open(files, { segmentBytes: 500 });
+    const log = await openMemoryLog(files, { segmentBytes: 500 });
     for (let group = 0; group < 10; group++) await appendGroup(log, 3);
     await log.close();
     const next = `log/${segmentName(31)}`;
@@ -137,12 +120,12 @@ describe('a log whose writer was killed', () => {
     ];
     for (const bytes of beginnings) {
       files.replace(next, bytes);
-      const again = await open(files, { segmentBytes: 500 });
+      const again = await openMemoryLog(files, { segmentBytes: 500 });
       expect(again.lastSeq).toBe(30);
       expect(eventsOf(again)).toEqual(numbers(1, 30));
       await again.close();
     }
-    const again = await open(files, { segmentBytes: 500 });
+    const again = await openMemoryLog(files, { segmentBytes: 500 });
     await appendGroup(again, 3);
     expect(eventsOf(again)).toEqual(numbers(1, 33));
     await again.close();
@@ -152,7 +135,7 @@ describe('a log whose writer was killed', () => {
     for (const size of [0, 1, 63]) {
       const files = createMemoryFiles();
       files.replace(`log/${segmentName(1)}`, new Uint8Array(size));
-      const log = await open(files);
+      const log = await openMemoryLog(files);
       expect(log.lastSeq).toBe(0);
       await appendGroup(log, 1);
       expect(eventsOf(log)).toEqual([1]);
@@ -164,7 +147,7 @@ describe('a log whose writer was killed', () => {
 describe('closed segments', () => {
   const severalSegments = async () => {
     const files = createMemoryFiles();
-    const log = await open(files, { segmentBytes: 1000 });
+    const log = await openMemoryLog(files, { segmentBytes: 1000 });
     for (let group = 0; group < 20; group++) await appendGroup(log, 3);
     await log.close();
     const names = files
@@ -177,20 +160,20 @@ describe('closed segments', () => {
   test('a missing one in the middle stops the start and is named', async () => {
     const { files, paths } = await severalSegments();
     files.remove(paths[1]!);
-    await expect(open(files)).rejects.toThrow(/segment missing.*0{10}/);
+    await expect(openMemoryLog(files)).rejects.toThrow(/segment missing.*0{10}/);
   });
 
   test('one of another size than it had stops the start', async () => {
     const { files, paths } = await severalSegments();
     const bytes = files.contents(paths[1]!);
     files.replace(paths[1]!, bytes.slice(0, -10));
-    await expect(open(files)).rejects.toThrow(/segment size/);
+    await expect(openMemoryLog(files)).rejects.toThrow(/segment size/);
   });
 
   test('a missing oldest one is just a shorter window', async () => {
     const { files, paths } = await severalSegments();
     files.remove(paths[0]!);
-    const log = await open(files);
+    const log = await openMemoryLog(files);
     expect(eventsOf(log)).toEqual(numbers(log.oldestSeq, 60));
     expect(log.oldestSeq).toBeGreaterThan(1);
     await log.close();
@@ -203,7 +186,7 @@ describe('closed segments', () => {
       const damaged = bytes.slice();
       damaged[at]! ^= 4;
       files.replace(paths[1]!, damaged);
-      const log = await open(files);
+      const log = await openMemoryLog(files);
       const cursor = log.openCursor(0);
       let error: unknown = null;
       const seen: number[] = [];
@@ -240,7 +223,7 @@ describe('closed segments', () => {
       }
     }
     files.remove(paths[0]!.replace('.seg', '.idx'));
-    const log = await open(files);
+    const log = await openMemoryLog(files);
     for (let cursor = 0; cursor <= 60; cursor++)
       expect(readAll(log.openCursor(cursor)).map((record) => record.seq)).toEqual(numbers(cursor + 1, 60));
     await log.close();
@@ -265,7 +248,7 @@ describe('power loss', () => {
           let files = createMemoryFiles();
           let durable = 0;
           for (const life of lives) {
-            const log = await open(files, { segmentBytes: 8000, tailBytes: 5000, fatal: () => {} });
+            const log = await openMemoryLog(files, { segmentBytes: 8000, tailBytes: 5000, fatal: () => {} });
             log.onDurable((seq) => {
               durable = Math.max(durable, seq);
             });
@@ -285,7 +268,7 @@ describe('power loss', () => {
               return state / 2 ** 32;
             });
           }
-          const log = await open(files);
+          const log = await openMemoryLog(files);
           expect(log.lastSeq).toBeGreaterThanOrEqual(durable);
           expect(eventsOf(log)).toEqual(numbers(1, log.lastSeq));
           await log.close();
@@ -309,9 +292,9 @@ describe('power loss', () => {
   test('after a kill keeps what the log, opened again, showed to readers', async () => {
     for (let seed = 0; seed < 60; seed++) {
       const { files } = await killedLog();
-      const log = await open(files);
+      const log = await openMemoryLog(files);
       expect(log.lastSeq).toBe(12);
-      const again = await open(files.losePower(randomFrom(seed)));
+      const again = await openMemoryLog(files.losePower(randomFrom(seed)));
       expect(eventsOf(again)).toEqual(numbers(1, 12));
       await again.close();
     }
@@ -320,7 +303,7 @@ describe('power loss', () => {
   test('while old segments are being removed never leaves a gap between those that are left', async () => {
     for (let seed = 0; seed < 60; seed++) {
       const files = createMemoryFiles();
-      const log = await open(files, {
+      const log = await openMemoryLog(files, {
         segmentBytes: 300,
         windowMs: 1000,
         segmentAgeMs: 1e9,
@@ -330,7 +313,7 @@ describe('power loss', () => {
       expect(log.stats.segments).toBeGreaterThan(8);
       log.retain(START_US + 1e9);
       for (let tick = 0; tick < seed % 25; tick++) await Promise.resolve();
-      const again = await open(files.losePower(randomFrom(seed * 7919)));
+      const again = await openMemoryLog(files.losePower(randomFrom(seed * 7919)));
       expect(again.lastSeq).toBe(36);
       expect(eventsOf(again)).toEqual(numbers(again.oldestSeq, 36));
       await again.close();
@@ -342,7 +325,7 @@ describe('a failed sync', () => {
   test('with EIO is fatal: it is never tried again, and nothing of that group becomes visible', async () => {
     const files = createMemoryFiles();
     const fatal: Error[] = [];
-    const log = await open(files, { fatal: (error) => fatal.push(error) });
+    const log = await openMemoryLog(files, { fatal: (error) => fatal.push(error) });
     await appendGroup(log, 2);
     const { syncs } = files;
     files.syncErrors = [Object.assign(new Error('EIO'), { code: 'EIO' })];

@@ -2,26 +2,11 @@ import { describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
 import { KIND } from '../../src/firehose/types.ts';
 import { didHash } from '../../src/log/did-hash.ts';
-import { type LogOptions, openLog } from '../../src/log/log.ts';
+import type { LogOptions } from '../../src/log/log.ts';
 import type { Log, LogCursor, LogRecord } from '../../src/log/types.ts';
 import { makeEntry, numbers, readAll } from './helpers.ts';
 import { createMemoryFiles, type MemoryFiles } from './memory-files.ts';
-
-const START_US = 1_800_000_000_000_000;
-
-const open = (files: MemoryFiles, more: Partial<LogOptions> = {}): Promise<Log> =>
-  openLog({
-    dir: 'log',
-    files,
-    windowMs: 1e9,
-    maxBytes: 1e12,
-    groupDelayMs: 0,
-    retainEveryMs: 0,
-    reserveBytes: 0,
-    clock: () => START_US,
-    warn: () => {},
-    ...more,
-  });
+import { openMemoryLog, START_US } from './memory-log.ts';
 
 const seqsOf = (records: readonly LogRecord[]): number[] => records.map((record) => record.seq);
 
@@ -75,7 +60,7 @@ describe('cursors', () => {
               return maxBytes;
             },
           };
-          let log = await open(files, options);
+          let log = await openMemoryLog(files, options);
           const sizes: number[] = [];
           let readers: { cursor: LogCursor; at: number }[] = [];
 
@@ -117,7 +102,7 @@ describe('cursors', () => {
               if (reader !== undefined) read(reader, each.maxBytes);
             } else if (each.do === 'restart') {
               await log.close();
-              log = await open(files, options);
+              log = await openMemoryLog(files, options);
               expect(log.lastSeq).toBe(sizes.length);
               readers = readers.map(({ at }) => ({ cursor: log.openCursor(at), at }));
             } else {
@@ -142,7 +127,7 @@ describe('cursors', () => {
 
   test('cross from disk to memory while appends go on, fifty at once', async () => {
     const files = createMemoryFiles();
-    const log = await open(files, { segmentBytes: 20_000, tailBytes: 30_000 });
+    const log = await openMemoryLog(files, { segmentBytes: 20_000, tailBytes: 30_000 });
     for (let i = 1; i <= 2000; i++) log.append(makeEntry(i, 100), START_US);
     await log.whenDurable(2000);
     const readers = numbers(0, 49).map((i) => ({
@@ -167,7 +152,7 @@ describe('cursors', () => {
   });
 
   test('at the end of the log share the very records of the tail', async () => {
-    const log = await open(createMemoryFiles());
+    const log = await openMemoryLog(createMemoryFiles());
     const [one, two] = [log.openCursor(0), log.openCursor(0)];
     for (let i = 1; i <= 10; i++) log.append(makeEntry(i), START_US);
     await log.whenDurable(10);
@@ -180,7 +165,7 @@ describe('cursors', () => {
 
   test('give out frames that stay as they are, however much is appended and forgotten after', async () => {
     for (const tailBytes of [1, 600_000, 3_000_000, 30_000_000]) {
-      const log = await open(createMemoryFiles(), { tailBytes });
+      const log = await openMemoryLog(createMemoryFiles(), { tailBytes });
       const cursors = [log.openCursor(0), log.openCursor(0)];
       const held: LogRecord[] = [];
       for (let i = 1; i <= 1500; i++) {
@@ -200,7 +185,7 @@ describe('cursors', () => {
   });
 
   test('that were asked to reuse memory give out the same, valid until they are read again', async () => {
-    const log = await open(createMemoryFiles(), { tailBytes: 1 });
+    const log = await openMemoryLog(createMemoryFiles(), { tailBytes: 1 });
     for (let i = 1; i <= 1000; i++) log.append(makeEntry(i, i % 300 === 0 ? 400_000 : 2000), START_US);
     await log.whenDurable(1000);
     const own = readAll(log.openCursor(0));
@@ -222,7 +207,12 @@ describe('cursors', () => {
   test('that fell out of the window are told so, also in the middle of a block', async () => {
     const files = createMemoryFiles();
     let nowUs = START_US;
-    const log = await open(files, { segmentBytes: 3000, tailBytes: 1, windowMs: 1000, clock: () => nowUs });
+    const log = await openMemoryLog(files, {
+      segmentBytes: 3000,
+      tailBytes: 1,
+      windowMs: 1000,
+      clock: () => nowUs,
+    });
     for (let i = 1; i <= 100; i++) {
       log.append(makeEntry(i), START_US);
       await log.whenDurable(i);
@@ -245,7 +235,7 @@ describe('cursors', () => {
     const entryOf = (i: number) =>
       makeEntry(i, 50, { didHash: i % 3 === 0 ? bad : i, kind: i % 30 === 0 ? KIND.account : KIND.commit });
     for (const tailBytes of [1, 10_000, 1e6]) {
-      const log = await open(files, { segmentBytes: 5000, tailBytes });
+      const log = await openMemoryLog(files, { segmentBytes: 5000, tailBytes });
       const first = log.lastSeq + 1;
       for (let i = first; i < first + 300; i++) log.append(entryOf(i), START_US);
       await log.whenDurable(log.appendedSeq);
@@ -263,7 +253,7 @@ describe('cursors', () => {
   });
 
   test('follow each change of what is skipped at once, also for events that others have read already', async () => {
-    const log = await open(createMemoryFiles());
+    const log = await openMemoryLog(createMemoryFiles());
     for (let i = 1; i <= 9; i++) log.append(makeEntry(i, 10, { didHash: i % 3 }), START_US);
     await log.whenDurable(9);
     for (const hashes of [[1], [2], [1, 2], [], [0], [0, 1, 2], [2]]) {
@@ -276,7 +266,7 @@ describe('cursors', () => {
   });
 
   test('are not held up by a long run of skipped events, and stand behind it afterwards', async () => {
-    const log = await open(createMemoryFiles(), { tailBytes: 1, segmentBytes: 100_000 });
+    const log = await openMemoryLog(createMemoryFiles(), { tailBytes: 1, segmentBytes: 100_000 });
     for (let i = 1; i <= 3000; i++) log.append(makeEntry(i, 500, { didHash: i === 2999 ? 2 : 1 }), START_US);
     await log.whenDurable(3000);
     log.setSkippedDids(new Set([1]));
@@ -290,12 +280,12 @@ describe('cursors', () => {
   test('give frames of up to 5 MB among small ones, from disk and from memory', async () => {
     const files = createMemoryFiles();
     const sizes = [10, 4_999_900, 20, 300_000, 262_144, 30, 1_000_000];
-    const log = await open(files, { segmentBytes: 1e9 });
+    const log = await openMemoryLog(files, { segmentBytes: 1e9 });
     for (const [i, size] of sizes.entries()) log.append(makeEntry(i + 1, size), START_US);
     await log.whenDurable(sizes.length);
     expect(seqsOf(readAll(log.openCursor(0)))).toEqual(numbers(1, sizes.length));
     await log.close();
-    const again = await open(files);
+    const again = await openMemoryLog(files);
     for (let at = 0; at <= sizes.length; at++)
       expect(seqsOf(readAll(again.openCursor(at)))).toEqual(numbers(at + 1, sizes.length));
     await again.close();
@@ -316,7 +306,7 @@ describe('seqBeforeTime', () => {
         fc.boolean(),
         async (events, drop) => {
           const files = createMemoryFiles();
-          let log = await open(files, { segmentBytes: 1500 });
+          let log = await openMemoryLog(files, { segmentBytes: 1500 });
           let nowUs = START_US;
           for (const [i, { stepUs, ops }] of events.entries()) {
             nowUs += stepUs;
@@ -325,7 +315,7 @@ describe('seqBeforeTime', () => {
           }
           await log.whenDurable(log.appendedSeq);
           await log.close();
-          log = await open(files, drop ? { maxBytes: 4000 } : {});
+          log = await openMemoryLog(files, drop ? { maxBytes: 4000 } : {});
           const records = readAll(log.openCursor(log.oldestSeq - 1));
           for (let timeUs = START_US - 2; timeUs <= log.lastTimeUs + 2; timeUs++) {
             const expected = records.findLast((record) => record.timeUs < timeUs)?.seq ?? log.oldestSeq - 1;
@@ -340,14 +330,14 @@ describe('seqBeforeTime', () => {
 
   test('reads at most two blocks of a large segment', async () => {
     const files = createMemoryFiles();
-    let log = await open(files, { segmentBytes: 4_000_000 });
+    let log = await openMemoryLog(files, { segmentBytes: 4_000_000 });
     for (let i = 1; i <= 3000; i++) {
       log.append(makeEntry(i, 3000), START_US + i * 1000);
       if (i % 100 === 0) await log.whenDurable(i);
     }
     await log.whenDurable(3000);
     await log.close();
-    log = await open(files);
+    log = await openMemoryLog(files);
     for (let i = 1; i <= 3000; i += 37) {
       const before = log.stats.diskReads;
       expect(log.seqBeforeTime(START_US + i * 1000)).toBe(i - 1);
@@ -365,12 +355,12 @@ describe('log time', () => {
     const files = createMemoryFiles();
     const ops = [0, 1, 200, 3, 0, 7];
     for (const nowUs of [START_US, START_US, START_US - 1e9, START_US + 5, 0]) {
-      const log = await open(files, { clock: () => nowUs });
+      const log = await openMemoryLog(files, { clock: () => nowUs });
       for (const count of ops) log.append(makeEntry(log.appendedSeq + 1, 10, { opCount: count }), nowUs);
       await log.whenDurable(log.appendedSeq);
       await log.close();
     }
-    const log = await open(files);
+    const log = await openMemoryLog(files);
     const records = readAll(log.openCursor(0));
     expect(records).toHaveLength(30);
     for (let i = 1; i < records.length; i++) {
@@ -398,5 +388,5 @@ describe('didHash', () => {
 
 const reopenWith = async (log: Log, files: MemoryFiles, options: Partial<LogOptions>): Promise<Log> => {
   await log.close();
-  return open(files, options);
+  return openMemoryLog(files, options);
 };

@@ -1,27 +1,11 @@
 import { describe, expect, test } from 'bun:test';
-import { type LogOptions, openLog } from '../../src/log/log.ts';
 import { segmentName } from '../../src/log/segment.ts';
 import type { Log } from '../../src/log/types.ts';
 import { makeEntry, numbers, readAll } from './helpers.ts';
-import { createMemoryFiles, type MemoryFiles } from './memory-files.ts';
+import { createMemoryFiles } from './memory-files.ts';
+import { openMemoryLog, START_US } from './memory-log.ts';
 
-const START_US = 1_800_000_000_000_000;
 const SECOND_US = 1_000_000;
-
-const open = (files: MemoryFiles, more: Partial<LogOptions> = {}): Promise<Log> =>
-  openLog({
-    dir: 'log',
-    files,
-    windowMs: 1e9,
-    maxBytes: 1e12,
-    groupDelayMs: 0,
-    retainEveryMs: 0,
-    retryMs: 1,
-    reserveBytes: 0,
-    clock: () => START_US,
-    warn: () => {},
-    ...more,
-  });
 
 const append = async (log: Log, count: number, nowUs = START_US): Promise<void> => {
   for (let i = 0; i < count; i++) {
@@ -41,7 +25,7 @@ describe('retention', () => {
   test('removes whole segments whose newest event is older than the window, and no others', async () => {
     const files = createMemoryFiles();
     let nowUs = START_US;
-    const log = await open(files, {
+    const log = await openMemoryLog(files, {
       segmentBytes: 1000,
       windowMs: 10_000,
       segmentAgeMs: 1e9,
@@ -68,7 +52,7 @@ describe('retention', () => {
     const files = createMemoryFiles();
     let nowUs = START_US;
     const options = { windowMs: 24_000, clock: () => nowUs };
-    let log = await open(files, options);
+    let log = await openMemoryLog(files, options);
     await append(log, 3);
     for (let second = 0; second < 30; second++) {
       nowUs += SECOND_US;
@@ -80,7 +64,7 @@ describe('retention', () => {
     expect(log.openCursor(0).next(1000)).toBe('behind');
     expect(log.openCursor(3).next(1000)).toEqual([]);
     await log.close();
-    log = await open(files, options);
+    log = await openMemoryLog(files, options);
     expect([log.oldestSeq, log.lastSeq]).toEqual([4, 3]);
     await append(log, 1, 0);
     const [record] = readAll(log.openCursor(3));
@@ -91,14 +75,14 @@ describe('retention', () => {
 
   test('keeps the log within its bytes, but never removes the segment being written', async () => {
     const files = createMemoryFiles();
-    const log = await open(files, { segmentBytes: 2000, maxBytes: 10_000 });
+    const log = await openMemoryLog(files, { segmentBytes: 2000, maxBytes: 10_000 });
     for (let i = 0; i < 200; i++) {
       await append(log, 1);
       expect(log.stats.bytes).toBeLessThan(10_000 + 2500);
     }
     expect(seqsOf(log)).toEqual(numbers(log.oldestSeq, 200));
     await log.close();
-    const tiny = await open(files, { segmentBytes: 2000, maxBytes: 1 });
+    const tiny = await openMemoryLog(files, { segmentBytes: 2000, maxBytes: 1 });
     expect(tiny.stats.segments).toBe(1);
     expect(seqsOf(tiny)).toEqual(numbers(tiny.oldestSeq, 200));
     await tiny.close();
@@ -107,7 +91,7 @@ describe('retention', () => {
   test('judges by the events, so a clock that steps back removes nothing', async () => {
     const files = createMemoryFiles();
     let nowUs = START_US;
-    const log = await open(files, { segmentBytes: 1000, windowMs: 10_000, clock: () => nowUs });
+    const log = await openMemoryLog(files, { segmentBytes: 1000, windowMs: 10_000, clock: () => nowUs });
     await append(log, 50);
     nowUs -= 1e12;
     log.retain(nowUs);
@@ -122,7 +106,7 @@ describe('a full disk', () => {
     const files = createMemoryFiles();
     files.capacity = 20_000;
     const warnings: string[] = [];
-    const log = await open(files, { segmentBytes: 2000, warn: (message) => warnings.push(message) });
+    const log = await openMemoryLog(files, { segmentBytes: 2000, warn: (message) => warnings.push(message) });
     const live = log.openCursor(0);
     const seen: number[] = [];
     for (let i = 0; i < 300; i++) {
@@ -136,7 +120,7 @@ describe('a full disk', () => {
     expect(log.oldestSeq).toBeGreaterThan(150);
     expect(seqsOf(log)).toEqual(numbers(log.oldestSeq, 300));
     await log.close();
-    const again = await open(files);
+    const again = await openMemoryLog(files);
     expect(seqsOf(again)).toEqual(numbers(again.oldestSeq, 300));
     await again.close();
   });
@@ -144,7 +128,7 @@ describe('a full disk', () => {
   test('with nothing left to remove lets appends wait, and they go on where they stopped when there is room', async () => {
     const files = createMemoryFiles();
     files.capacity = 5000;
-    const log = await open(files, { segmentBytes: 100_000 });
+    const log = await openMemoryLog(files, { segmentBytes: 100_000 });
     for (let i = 1; i <= 60; i++) log.append(makeEntry(i, 100), START_US);
     await settled();
     expect(log.lastSeq).toBe(0);
@@ -160,7 +144,7 @@ describe('a full disk', () => {
     log.retain(START_US);
     expect(log.stats.diskPressure).toBe(false);
     await log.close();
-    const again = await open(files);
+    const again = await openMemoryLog(files);
     expect(seqsOf(again)).toEqual(numbers(1, 70));
     expect(again.stats.truncatedTailBytes).toBe(0);
     await again.close();
@@ -168,14 +152,14 @@ describe('a full disk', () => {
 
   test('and then a kill leaves a log that opens with what was durable', async () => {
     let files = createMemoryFiles();
-    const log = await open(files, { fatal: () => {} });
+    const log = await openMemoryLog(files, { fatal: () => {} });
     await append(log, 5);
     files.capacity = files.used + 1000;
     for (let i = 6; i <= 60; i++) log.append(makeEntry(i, 100), START_US);
     await settled();
     expect(log.lastSeq).toBe(5);
     files = files.killProcess();
-    const again = await open(files);
+    const again = await openMemoryLog(files);
     expect(again.lastSeq).toBeGreaterThanOrEqual(5);
     expect(again.lastSeq).toBeLessThan(12);
     expect(seqsOf(again)).toEqual(numbers(1, again.lastSeq));
@@ -184,34 +168,34 @@ describe('a full disk', () => {
 
   test('found only by the sync is met by writing all of the group again', async () => {
     const files = createMemoryFiles();
-    const log = await open(files, { segmentBytes: 1000 });
+    const log = await openMemoryLog(files, { segmentBytes: 1000 });
     await append(log, 20);
     files.syncErrors = [disk('ENOSPC'), disk('EDQUOT')];
     await append(log, 1);
     expect(seqsOf(log)).toEqual(numbers(log.oldestSeq, 21));
     expect(log.stats.diskPressure).toBe(true);
     await log.close();
-    const again = await open(files);
+    const again = await openMemoryLog(files);
     expect(seqsOf(again)).toEqual(numbers(again.oldestSeq, 21));
     await again.close();
   });
 
   test('does not keep a closing log for ever: close says what could not be written', async () => {
     const files = createMemoryFiles();
-    const log = await open(files, { retryMs: 60_000 });
+    const log = await openMemoryLog(files, { retryMs: 60_000 });
     files.capacity = files.used;
     log.append(makeEntry(1, 100), START_US);
     await settled();
     await expect(log.close()).rejects.toThrow(/disk is full/);
     files.capacity = 1e6;
-    const again = await open(files);
+    const again = await openMemoryLog(files);
     expect(again.lastSeq).toBe(0);
     await again.close();
   });
 
   test('is kept away from by a reserve: the window shrinks before writes fail, and pressure ends with room', async () => {
     const files = createMemoryFiles();
-    const log = await open(files, { segmentBytes: 2000, reserveBytes: 10_000 });
+    const log = await openMemoryLog(files, { segmentBytes: 2000, reserveBytes: 10_000 });
     await append(log, 200);
     const { oldestSeq } = log;
     expect(log.stats.diskPressure).toBe(false);
@@ -234,13 +218,13 @@ describe('a full disk', () => {
 describe('short writes', () => {
   test('are gone on with at the right place', async () => {
     const files = createMemoryFiles();
-    const log = await open(files);
+    const log = await openMemoryLog(files);
     for (let i = 1; i <= 50; i++) {
       files.shortWrite = i * 3;
       await append(log, 1);
     }
     await log.close();
-    const again = await open(files);
+    const again = await openMemoryLog(files);
     expect(again.stats.truncatedTailBytes).toBe(0);
     expect(seqsOf(again)).toEqual(numbers(1, 50));
     await again.close();
@@ -250,7 +234,7 @@ describe('short writes', () => {
 describe('group commit', () => {
   test('syncs once for all that came while the sync before was under way, and reports in order', async () => {
     const files = createMemoryFiles();
-    const log = await open(files);
+    const log = await openMemoryLog(files);
     const reported: number[] = [];
     const stop = log.onDurable((seq) => {
       expect(log.lastSeq).toBe(seq);
@@ -279,7 +263,7 @@ describe('group commit', () => {
 
   test('makes host names durable with the events of the host', async () => {
     let files = createMemoryFiles();
-    const log = await open(files);
+    const log = await openMemoryLog(files);
     log.nameHost(7, 'pds.example.com');
     log.nameHost(7, 'pds.example.com');
     log.nameHost(8, 'localhost:2583');
@@ -296,7 +280,7 @@ describe('group commit', () => {
       return state / 2147483647;
     });
     files.replace('log/hosts.txt', new Uint8Array([...files.contents('log/hosts.txt'), 49, 48, 32, 104]));
-    const again = await open(files);
+    const again = await openMemoryLog(files);
     expect([...again.hostNames]).toEqual([
       [7, 'renamed.example.com'],
       [8, 'localhost:2583'],
@@ -308,7 +292,7 @@ describe('group commit', () => {
 
   test('never makes an event durable before the name of its host, also when both come during a sync', async () => {
     const files = createMemoryFiles();
-    const log = await open(files);
+    const log = await openMemoryLog(files);
     log.onDurable((seq) => {
       const named = new TextDecoder().decode(files.contents('log/hosts.txt'));
       for (const record of readAll(log.openCursor(seq - 1))) expect(named).toContain(`${record.hostId} host`);
@@ -324,7 +308,7 @@ describe('group commit', () => {
 
   test('refuses what is no frame with a seq, and appends after close', async () => {
     const files = createMemoryFiles();
-    const log = await open(files);
+    const log = await openMemoryLog(files);
     const entry = makeEntry(1);
     expect(() => log.append({ ...entry, seqStart: 0, seqEnd: 0 }, START_US)).toThrow();
     expect(() => log.append({ ...entry, seqEnd: entry.frame.length + 1 }, START_US)).toThrow();
