@@ -34,7 +34,11 @@ export interface HostSurroundings {
   /** Makes sure the account has a first commit. */
   settle(account: Account): void;
   carOf(account: Account): Uint8Array;
+  documentOf(account: Account): object;
 }
+
+/** The did:web of a host's own name, with the port that only localhost may have (atproto spec: DID). */
+export const webDidOf = (host: Host): string => `did:web:${encodeURIComponent(host.hostname)}`;
 
 const DEFAULT_PAGE = 500;
 const MAX_PAGE = 1000;
@@ -182,6 +186,11 @@ export const startHost = (host: Host, port: number, around: HostSurroundings): v
       const data: SocketData = { stream: host.stream, cursor, subscriber: null };
       if (server.upgrade(request, { data })) return undefined;
       return failure(426, 'UpgradeRequired', 'this endpoint speaks WebSocket only');
+    }
+    if (url.pathname === '/.well-known/did.json') {
+      const account = around.find(webDidOf(host));
+      if (account === undefined || account.tombstoned) return failure(404, 'NotFound', 'no such account');
+      return Response.json(around.documentOf(account));
     }
     if (url.pathname === '/xrpc/_health') return Response.json({ version: 'simulator' });
     const route = url.pathname.startsWith('/xrpc/') ? routes[url.pathname.slice(6)] : undefined;

@@ -23,7 +23,13 @@ import {
   type Write,
 } from './account.ts';
 import { sha256 } from './cbor.ts';
-import { type Directory, type DirectoryFaults, noDirectoryFaults, startDirectory } from './directory.ts';
+import {
+  type Directory,
+  type DirectoryFaults,
+  documentOf,
+  noDirectoryFaults,
+  startDirectory,
+} from './directory.ts';
 import {
   EVENT_FAULTS,
   type FaultTools,
@@ -34,7 +40,7 @@ import {
   type PlcFault,
 } from './faults.ts';
 import { encodeMessage, type Message } from './frames.ts';
-import { createHost, type Host, startHost, stopHost } from './host.ts';
+import { createHost, type Host, type HostSurroundings, startHost, stopHost, webDidOf } from './host.ts';
 import { createLedger, type Ledger, type LedgerEntry, type LedgerLine } from './ledger.ts';
 import { createPopulation } from './population.ts';
 import { createRandom, mixSeed } from './random.ts';
@@ -112,6 +118,8 @@ export interface Network {
 
   /** A new account: #identity, #account, an empty first #commit, and its #sync, as a PDS sends them. */
   createAccount(hostIndex: number): Account;
+  /** The same with the did:web of the host's name, whose document the host serves: one a host, which must run. */
+  createWebAccount(hostIndex: number): Account;
   /** Commits these writes, or drawn ones; returns the ledger's entry. Throws on an impossible write. */
   commit(account: Account, writes?: readonly Write[]): LedgerEntry;
   /** A new commit of the unchanged repo, announced by #sync only. */
@@ -393,8 +401,8 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     );
   };
 
-  const createAccount = (hostIndex: number): Account => {
-    const account = population.add(hostIndex);
+  const createAccount = (hostIndex: number, did?: string): Account => {
+    const account = population.add(hostIndex, did);
     hosts[hostIndex]!.accounts.push(account);
     identityOn(hostIndex, account);
     accountOn(hostIndex, account, 'active');
@@ -610,7 +618,12 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     return repoCar(account, (path, leaf) => population.bytesOf(path, leaf.body));
   };
 
-  const around = { find: population.find, settle, carOf };
+  const around: HostSurroundings = {
+    find: population.find,
+    settle,
+    carOf,
+    documentOf: (account) => documentOf(account, seed, hosts[account.hostIndex]!.hostname),
+  };
   const wantedFaults = noDirectoryFaults();
   let directory: Directory | null = null;
   let timer: Timer | null = null;
@@ -772,7 +785,8 @@ export const createNetwork = async (options: NetworkOptions): Promise<Network> =
     find: population.find,
     carOf,
     generate,
-    createAccount,
+    createAccount: (hostIndex) => createAccount(hostIndex),
+    createWebAccount: (hostIndex) => createAccount(hostIndex, webDidOf(hosts[hostIndex]!)),
     commit,
     sync,
     identity: (account) => identityOn(account.hostIndex, account),

@@ -37,8 +37,8 @@ const MAX_GHOSTS = 10_000;
 export interface Population extends People {
   readonly accounts: Account[];
   find(did: string): Account | undefined;
-  /** A new account of this host, with an empty repo. */
-  add(hostIndex: number): Account;
+  /** A new account of this host, with an empty repo. @param did default: a did:plc of its own */
+  add(hostIndex: number, did?: string): Account;
   /** An account on no host's lists: unknown to the directory, or tombstoned there. */
   ghost(hostIndex: number, number: number, tombstoned: boolean): Account;
   /** The bytes of a record that was made from its seed. */
@@ -79,9 +79,9 @@ export const createPopulation = (options: PopulationOptions): Population => {
     return tree;
   };
 
-  const draw = (index: number, hostIndex: number, random: Random): Account => ({
+  const draw = (index: number, hostIndex: number, random: Random, did = didOf(seed, index)): Account => ({
     index,
-    did: didOf(seed, index),
+    did,
     keyType: random.chance(options.p256Share) ? 'p256' : 'k256',
     legacyDocument: random.chance(options.legacyDocumentShare),
     handle: `user${index}.test`,
@@ -99,8 +99,8 @@ export const createPopulation = (options: PopulationOptions): Population => {
     lastEventMs: 0,
   });
 
-  const make = (hostIndex: number, random: Random): Account => {
-    const account = draw(accounts.length, hostIndex, random);
+  const make = (hostIndex: number, random: Random, did?: string): Account => {
+    const account = draw(accounts.length, hostIndex, random, did);
     accounts.push(account);
     byDid.set(account.did, account);
     return account;
@@ -132,7 +132,7 @@ export const createPopulation = (options: PopulationOptions): Population => {
     count: people.count,
     didAt: people.didAt,
     find: (did) => byDid.get(did),
-    add: (hostIndex) => make(hostIndex, createRandom(mixSeed(seed, 1, accounts.length))),
+    add: (hostIndex, did) => make(hostIndex, createRandom(mixSeed(seed, 1, accounts.length)), did),
     ghost: (hostIndex, number, tombstoned) => {
       const index = GHOST_INDEX + number;
       const account = draw(index, hostIndex, createRandom(mixSeed(seed, 1, index)));

@@ -220,3 +220,46 @@ test('beyond its limit accounts of a host that came by requestCrawl wait; room l
     await network.stop();
   }
 });
+
+test('accounts whose DID is the name of a web server are followed like others, through key changes, moves and their end', async () => {
+  const network = await startNetwork({ hosts: 3, accounts: 6 });
+  const witness = watch(network);
+  const weir = await startWeir(network);
+  try {
+    await allConnected(weir, network);
+    const accounts = network.hosts.map((host) => network.createWebAccount(host.index));
+    const [rotating, moving, leaving] = accounts as [Account, Account, Account];
+    expect(accounts.map(({ did }) => did)).toEqual(
+      network.hosts.map(({ port }) => `did:web:localhost%3A${port}`),
+    );
+    for (const account of accounts) for (let i = 0; i < 3; i++) network.commit(account);
+    await settle(weir, network, null);
+
+    network.rotateKey(rotating);
+    for (let i = 0; i < 3; i++) network.commit(rotating);
+    network.inject('signature-wrong-key', rotating);
+    network.migrate(moving, 0);
+    for (let i = 0; i < 3; i++) network.commit(moving);
+    network.setStatus(leaving, 'deactivated');
+    network.setStatus(leaving, 'active');
+    network.commit(leaving);
+    await settle(weir, network, null);
+    network.deleteAccount(leaving);
+    await settle(weir, network, null);
+
+    const consumer = await readAll(weir);
+    const sent = witness.sent();
+    const judgement = judge(sent, consumer.seen);
+    await consumer.close();
+    expect(judgement.faults).toEqual([]);
+    expect(judgeRefused(sent, judgement, await refusedOf(weir, network), true)).toEqual([]);
+    const status = ({ did }: Account) =>
+      weir.json(`/xrpc/com.atproto.sync.getRepoStatus?did=${encodeURIComponent(did)}`);
+    for (const account of [rotating, moving])
+      expect(await status(account)).toEqual({ did: account.did, active: true, rev: account.rev });
+    expect(await status(leaving)).toMatchObject({ active: false, status: 'deleted' });
+  } finally {
+    await weir.stop();
+    await network.stop();
+  }
+});
