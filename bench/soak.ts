@@ -68,7 +68,7 @@ await withDirectory(async (dataDir) => {
   simulator.tell({ do: 'fault', name: 'plc-stall', probability: STALLED_SHARE });
 
   console.log(
-    ' min     ev/s  cores  RSS MB (low–high)   in flight MB  waiting DIDs  log GB  consumers   load',
+    ' min     ev/s  cores  RSS MB (low–high)   in flight MB  waiting DIDs  log GB  consumers  index behind by   load',
   );
   const minutes: number[] = [];
   let frames = 0;
@@ -88,11 +88,12 @@ await withDirectory(async (dataDir) => {
       console.log(`the reader saw ${report.gaps} gaps and ${report.errors} unreadable frames`);
     }
     const cpu = cpuOf(weir.pid);
-    const [inFlight, pending, logBytes, consumers] = await Promise.all([
+    const [inFlight, pending, logBytes, consumers, indexLag] = await Promise.all([
       weir.metric('relay_ingest_in_flight_bytes'),
       weir.metric('relay_ingest_pending_identities'),
       weir.metric('relay_log_bytes'),
       weir.metric('relay_consumers'),
+      weir.metric('relay_collections_lag_events'),
     ]);
     minutes.push(mean(samples));
     console.log(
@@ -102,7 +103,7 @@ await withDirectory(async (dataDir) => {
           20,
         ) +
         `${(inFlight / 1e6).toFixed(1).padStart(11)} ${pending.toFixed(0).padStart(13)} ${(logBytes / 1e9).toFixed(1).padStart(8)} ` +
-        `${consumers.toFixed(0).padStart(9)}   ${loadLine()}`,
+        `${consumers.toFixed(0).padStart(9)} ${indexLag.toFixed(0).padStart(16)}   ${loadLine()}`,
     );
     frames = report.frames;
     cpuMs = cpu;

@@ -17,7 +17,12 @@ const BATCH_BYTES = 512 * 1024;
 const SLOT_BYTES = BATCH_BYTES + 64 * 1024;
 /** Events of so long go into one transaction. */
 const GATHER_MS = 50;
-/** While it catches up: rest, as a multiple of the time that a batch took here. */
+/**
+ * Batches are given one after the other for so long before the thread does other things: at full speed its turns take
+ * tens of milliseconds, and with one batch a turn the index would fall behind for good.
+ */
+const BURST_MS = 2;
+/** While it catches up: rest, as a multiple of the time that a burst took here. */
 const REST = 3;
 
 export interface PumpDeps {
@@ -26,6 +31,8 @@ export interface PumpDeps {
   /** The index is at `seq` (null: it is new), and the log's oldest is `oldestSeq`: what was between is not to be had. */
   readonly gap: (seq: number | null, oldestSeq: number) => void;
   readonly fatal: (error: unknown) => void;
+  /** What its bursts are timed by. Default: performance.now. */
+  readonly nowMs?: () => number;
 }
 
 export interface Pump {
@@ -37,7 +44,7 @@ export interface Pump {
 
 /** @param seq what the index reflects; null: nothing yet */
 export const startPump = (seq: number | null, deps: PumpDeps): Pump => {
-  const { log } = deps;
+  const { log, nowMs = () => performance.now() } = deps;
   let cursor: LogCursor;
   let bytesInFlight = 0;
   let timer: ReturnType<typeof setTimeout> | null = null;
@@ -74,35 +81,43 @@ export const startPump = (seq: number | null, deps: PumpDeps): Pump => {
   else if (seq < log.oldestSeq - 1 || seq > log.lastSeq) cursor = openOldest(seq);
   else cursor = openAt(seq);
 
+  /** One batch. @returns false when there is nothing more to be given now */
+  const give = (): boolean => {
+    if (bytesInFlight >= MAX_INDEX_BYTES_IN_FLIGHT) return false;
+    const records = cursor.next(BATCH_BYTES);
+    if (records === 'behind') {
+      const from = cursor.seq;
+      cursor.close();
+      cursor = openOldest(from);
+      return true;
+    }
+    if (records.length === 0) return false;
+    deps.send(batchOf(records));
+    return true;
+  };
   const read = (): void => {
     timer = null;
-    if (stopped || bytesInFlight >= MAX_INDEX_BYTES_IN_FLIGHT) return;
-    const startedAt = performance.now();
-    let isLive: boolean;
+    if (stopped) return;
+    const startedAt = nowMs();
+    let goesOn: boolean;
     try {
-      const records = cursor.next(BATCH_BYTES);
-      if (records === 'behind') {
-        const from = cursor.seq;
-        cursor.close();
-        cursor = openOldest(from);
-        isLive = false;
-      } else {
-        if (records.length === 0) return;
-        deps.send(batchOf(records));
-        isLive = cursor.inTail;
-      }
+      do goesOn = give();
+      while (goesOn && nowMs() - startedAt < BURST_MS);
     } catch (error) {
       stop();
       deps.fatal(error);
       return;
     }
-    const restMs = isLive ? 0 : (performance.now() - startedAt) * REST;
-    wake(restMs);
+    // Who stored something or made something durable wakes it.
+    if (goesOn) wake(cursor.inTail ? 0 : (nowMs() - startedAt) * REST);
   };
   const wake = (delayMs: number): void => {
     if (timer === null && !stopped) timer = setTimeout(read, delayMs);
   };
-  const unsubscribe = log.onDurable(() => wake(GATHER_MS));
+  const unsubscribe = log.onDurable(() => {
+    // Where no more may be in flight, what is stored wakes it, and at once.
+    if (bytesInFlight < MAX_INDEX_BYTES_IN_FLIGHT) wake(GATHER_MS);
+  });
   const stop = (): void => {
     if (stopped) return;
     stopped = true;

@@ -280,6 +280,27 @@ describe('batches', () => {
   });
 });
 
+test('a busy thread that has few turns gives the index many batches in each', async () => {
+  const frame = new Uint8Array(100_000);
+  const large = Array.from(
+    { length: 60 },
+    (_, index): LogRecord => ({ ...records[0]!, seq: index + 1, frame }),
+  );
+  const sent: BatchMessage[] = [];
+  const pump = startPump(0, {
+    log: new MemoryLog(large, large.length, 4),
+    send: (batch) => sent.push(batch),
+    gap: () => {},
+    fatal: (error) => fatal.push(error as Error),
+    nowMs: () => 0,
+  });
+  await until(() => sent.length > 0);
+  // Until no more may be in flight, in the one turn in which it began.
+  expect(pump.bytesInFlight).toBeGreaterThanOrEqual(MAX_INDEX_BYTES_IN_FLIGHT);
+  pump.stop();
+  expect(fatal).toEqual([]);
+});
+
 describe('memory of batches', () => {
   test('is sent once, holds what was given until that is stored, and is not kept when it is unusually large', async () => {
     const sizes = [100, 700_000, 200, 300, 600_000, 400, 50_000, 60_000];
