@@ -31,7 +31,6 @@ ENV RELAY_DATA_DIR=/data
 ENV BUN_JSC_forceRAMSize=1073741824
 ENV BUN_JSC_smallHeapGrowthFactor=1.1
 ENV BUN_JSC_minEdenToOldGenerationRatio=0.05
-ENV BUN_JSC_useEagerCodeBlockJettisonTiming=1
 VOLUME /data
 EXPOSE 2470 2471
 STOPSIGNAL SIGTERM
