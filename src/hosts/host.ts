@@ -7,6 +7,19 @@ import type { HostRow, HostSource } from '../state/types.ts';
 import type { Life } from './lifecycle.ts';
 import type { HostLimits, HostView } from './types.ts';
 
+/**
+ * Events of a DID come to the sequencer in their order. So what comes again after a crash and stands before a logged
+ * event of its DID, but is not logged itself, was refused; by what is known now it might be taken, in the wrong order.
+ */
+export interface JudgedBefore {
+  /** DID → upstream seq of its last logged event. */
+  readonly byDid: Map<string, number>;
+  /** The greatest of them: a cursor there needs none of this. */
+  until: number;
+  /** Void when the cursor was set since. */
+  readonly cursorEpoch: number;
+}
+
 export interface HostState {
   readonly hostId: number;
   readonly hostname: string;
@@ -20,8 +33,10 @@ export interface HostState {
    * Never write what came in under an older `cursorEpoch`.
    */
   cursor: number;
-  /** Upstream seqs above `cursor` that are already in our log. */
+  /** Upstream seqs above `cursor` that are already in our log, or were refused by the sequencer. */
   ahead: Set<number>;
+  /** What was judged before a crash beyond what is stored; null = nothing. */
+  judged: JudgedBefore | null;
   /** Accounts of this host that are not deleted. Change it through `roster.accountsChanged`. */
   accountCount: number;
   /** Events held for this host (waiting for an identity). */

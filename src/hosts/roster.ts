@@ -429,6 +429,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       createdAtMs: row.createdAtMs,
       cursor: row.cursor,
       ahead: new Set(row.ahead),
+      judged: null,
       accountCount: row.accountCount,
       pendingEvents: 0,
       cursorEpoch: 0,

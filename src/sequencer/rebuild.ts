@@ -22,6 +22,8 @@ const FLUSH_EVERY_RECORDS = 50_000;
  * have been waiting for an identity. What comes that we have not seen before is welcome, what we have is skipped.
  */
 const BEFORE_FIRST_EVENT = 1_000;
+/** Records before `position` in which the events that hosts are ahead by are looked for: what waits, waits seconds. */
+const LOOK_BACK_RECORDS = 20_000;
 
 export interface RebuildDeps {
   readonly log: Pick<Log, 'lastSeq' | 'oldestSeq' | 'openCursor'>;
@@ -32,16 +34,26 @@ export interface RebuildDeps {
   readonly progress: (records: number) => void;
 }
 
+const noteJudged = (host: HostState, upstreamSeq: number, did: string): void => {
+  host.judged ??= { byDid: new Map(), until: 0, cursorEpoch: host.cursorEpoch };
+  host.judged.byDid.set(did, upstreamSeq);
+  host.judged.until = Math.max(host.judged.until, upstreamSeq);
+};
+
 /** What a host sent: its cursor, and what is logged beyond it. */
-const applyToHost = (host: HostState, upstreamSeq: number, seen: Set<number>): void => {
+const applyToHost = (host: HostState, upstreamSeq: number, did: string, seen: Set<number>): void => {
   if (host.cursor > 0 && (upstreamSeq <= host.cursor || host.ahead.has(upstreamSeq))) {
     // What is stored of the host is as of before this record, so its cursor was reset since: it numbers anew.
     host.cursor = 0;
     host.ahead = new Set();
+    host.judged = null;
   }
   if (host.cursor === 0) host.cursor = Math.max(1, upstreamSeq - 1 - BEFORE_FIRST_EVENT);
   // How far the cursor may go is not in the log (an earlier event may have been waiting), but this event is.
-  if (upstreamSeq > host.cursor) host.ahead.add(upstreamSeq);
+  if (upstreamSeq > host.cursor) {
+    host.ahead.add(upstreamSeq);
+    noteJudged(host, upstreamSeq, did);
+  }
   seen.add(host.hostId);
 };
 
@@ -55,6 +67,8 @@ const trimAhead = (host: HostState): void => {
   const below = seqs.length - MAX_AHEAD;
   host.cursor = seqs[below - 1]!;
   host.ahead = new Set(seqs.slice(below));
+  if (host.judged === null) return;
+  for (const [did, seq] of host.judged.byDid) if (seq <= host.cursor) host.judged.byDid.delete(did);
 };
 
 /** A status that the relay wrote in the host's words, or announced in its own. */
@@ -117,6 +131,29 @@ const apply = (record: LogRecord, frame: ScannedFrame, deps: RebuildDeps): void 
   accounts.markDirty(account);
 };
 
+/** Whose the events are that were logged ahead of stored cursors: the rows have their seqs only. */
+const lookBack = (position: number, { log, roster }: RebuildDeps): void => {
+  const from = Math.max(position - LOOK_BACK_RECORDS, log.oldestSeq - 1, 0);
+  if (from >= position) return;
+  const cursor = log.openCursor(from, { includeSkipped: true });
+  try {
+    for (;;) {
+      const records = cursor.next(READ_BYTES);
+      if (records === 'behind') throw new Error('the log moved on while it was read at start');
+      if (records.length === 0) return;
+      for (const record of records) {
+        if (record.seq > position) return;
+        const host = roster.host(record.hostId);
+        if (host === undefined || record.upstreamSeq === 0 || !host.ahead.has(record.upstreamSeq)) continue;
+        const frame = scanFrame(record.frame);
+        if (frame.ok) noteJudged(host, record.upstreamSeq, frame.did);
+      }
+    }
+  } finally {
+    cursor.close();
+  }
+};
+
 /**
  * Applies every record after `position`.
  *
@@ -135,6 +172,7 @@ export const rebuild = async (position: number, deps: RebuildDeps): Promise<numb
   let from = position;
   // What the window no longer holds cannot be made up; the accounts' next events will.
   if (from < log.oldestSeq - 1) from = log.oldestSeq - 1;
+  lookBack(from, deps);
   const cursor = log.openCursor(from, { includeSkipped: true });
   const seen = new Set<number>();
   let count = 0;
@@ -163,7 +201,8 @@ export const rebuild = async (position: number, deps: RebuildDeps): Promise<numb
         const record = records[index]!;
         apply(record, frames[index]!, deps);
         const host = deps.roster.host(record.hostId);
-        if (host !== undefined && record.upstreamSeq > 0) applyToHost(host, record.upstreamSeq, seen);
+        if (host !== undefined && record.upstreamSeq > 0)
+          applyToHost(host, record.upstreamSeq, frames[index]!.did, seen);
       }
       settleHosts();
       count += records.length;

@@ -94,6 +94,8 @@ export interface Sequencer {
     unexplained: number;
     /** Events thrown away at shutdown. */
     undone: number;
+    /** Events that were refused before a crash, and came again. */
+    refusedBefore: number;
   };
   /** Newest commit's own time against its time in the log, seconds; 0 before the first. */
   readonly lagSeconds: number;
@@ -127,6 +129,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     queuedBatches: 0,
     unexplained: 0,
     undone: 0,
+    refusedBefore: 0,
   };
 
   const groupOf = (host: HostState): GroupCounts => {
@@ -250,7 +253,20 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     }
   };
 
+  const wasRefused = ({ judged, cursorEpoch }: HostState, { did, upstreamSeq }: VerifiedEvent): boolean =>
+    judged !== null && judged.cursorEpoch === cursorEpoch && upstreamSeq < (judged.byDid.get(did) ?? 0);
+
+  /** Beyond the cursor, so that it may come again: it is judged by what is known at its place in the stream. */
+  const remember = (host: HostState, { upstreamSeq }: VerifiedEvent, cursor: number): void => {
+    if (upstreamSeq > cursor && upstreamSeq > host.cursor) host.ahead.add(upstreamSeq);
+  };
+
   const sequence = (host: HostState, event: VerifiedEvent, cursor: number): void => {
+    if (wasRefused(host, event)) {
+      counters.refusedBefore++;
+      remember(host, event, cursor);
+      return;
+    }
     if (host.life.banned) {
       refuse(host, { ...event, reason: 'host_banned', detail: '' });
       return;
@@ -272,6 +288,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     if (!decision.ok) {
       if (decision.reason === 'account_inactive') deps.healer().suspect(event.did, host);
       refuse(host, { ...event, reason: decision.reason, detail: decision.detail });
+      remember(host, event, cursor);
       return;
     }
     accounts.markDirty(account);
@@ -287,7 +304,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     }
     append(host, logged, decision.discontinuity);
     roster.eventTaken(host);
-    if (event.upstreamSeq > cursor && event.upstreamSeq > host.cursor) host.ahead.add(event.upstreamSeq);
+    remember(host, event, cursor);
   };
 
   const advance = (host: HostState, cursor: number): void => {
@@ -296,6 +313,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     if (host.ahead.size > 0) {
       for (const seq of host.ahead) if (seq <= cursor) host.ahead.delete(seq);
     }
+    if (host.judged !== null && cursor >= host.judged.until) host.judged = null;
     roster.markDirty(host);
   };
 

@@ -182,7 +182,7 @@ describe('after a crash', () => {
           }
         },
       ),
-      { numRuns: 100 },
+      { numRuns: Number(process.env.WEIR_RUNS ?? 300) },
     );
   });
 
