@@ -27,7 +27,7 @@ const LOOK_BACK_RECORDS = 20_000;
 
 export interface RebuildDeps {
   readonly log: Pick<Log, 'lastSeq' | 'oldestSeq' | 'openCursor'>;
-  readonly roster: Pick<HostRoster, 'host' | 'accountsChanged' | 'accountLimitOf' | 'markDirty'>;
+  readonly roster: Pick<HostRoster, 'host' | 'list' | 'accountsChanged' | 'accountLimitOf' | 'markDirty'>;
   readonly accounts: AccountCache;
   /** Stores everything that changed, which reflects the log up to `position`. */
   readonly flush: (position: number) => Promise<void>;
@@ -134,7 +134,8 @@ const apply = (record: LogRecord, frame: ScannedFrame, deps: RebuildDeps): void 
 /** Whose the events are that were logged ahead of stored cursors: the rows have their seqs only. */
 const lookBack = (position: number, { log, roster }: RebuildDeps): void => {
   const from = Math.max(position - LOOK_BACK_RECORDS, log.oldestSeq - 1, 0);
-  if (from >= position) return;
+  // After a clean stop nobody is: then there is nothing to be read.
+  if (from >= position || roster.list().every(({ row }) => row.ahead.length === 0)) return;
   const cursor = log.openCursor(from, { includeSkipped: true });
   try {
     for (;;) {
