@@ -63,6 +63,8 @@ const DATABASE_GONE_MS = 3 * 60_000;
 const DATABASE_RETRY_MS = 3_000;
 const SCREEN_EVERY_MS = 500;
 const LINE_EVERY_MS = 60_000;
+/** Rates are of the last half minute, so they are looked at more often than told. */
+const LOOK_EVERY_MS = 5_000;
 const MAX_NOTICES = 4;
 const LIST_TIMEOUT_MS = 60_000;
 /** How long `--cancel` waits for the process that works on the run. */
@@ -447,7 +449,11 @@ const show = (
   shown: () => Shown,
 ): (() => void) => {
   if (!isTerminal) {
-    const timer = setInterval(() => out(line(shown())), LINE_EVERY_MS);
+    let looks = 0;
+    const timer = setInterval(() => {
+      const text = line(shown());
+      if ((++looks * LOOK_EVERY_MS) % LINE_EVERY_MS === 0) out(text);
+    }, LOOK_EVERY_MS);
     return () => clearInterval(timer);
   }
   let height = 0;

@@ -14,8 +14,8 @@ export interface BackfillIndex
     cursor: string | null,
     limit: number,
   ): Promise<{ readonly dids: readonly string[]; readonly cursor: string | null }>;
-  /** How many repos reading it page by page will give; null = not known. */
-  count(collection: string | null): Promise<number | null>;
+  /** How many repos reading it page by page will give. */
+  count(collection: string | null): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -24,7 +24,7 @@ const NAMES_PER_CALL = 1_000;
 /** The index of a data directory as the backfill sees it; closing it closes both. */
 export const backfillIndex = (
   writer: CollectionWriter,
-  reader: Pick<CollectionReader, 'page' | 'count' | 'close'>,
+  reader: Pick<CollectionReader, 'page' | 'count' | 'repoCount' | 'close'>,
 ): BackfillIndex => ({
   add: (repos) => writer.add(repos),
   setStatus: (accounts) => writer.setStatus(accounts),
@@ -56,7 +56,7 @@ export const backfillIndex = (
     return page;
   },
   async count(collection) {
-    return collection === null ? null : (reader.count(collection)?.dids ?? 0);
+    return collection === null ? reader.repoCount() : (reader.count(collection)?.dids ?? 0);
   },
   async close() {
     reader.close();

@@ -53,6 +53,14 @@ export interface PageRead {
   readonly failures: readonly { readonly did: string; readonly failure: BackfillFailure }[];
 }
 
+/** What is heard of a page before it is whole. */
+export interface PageReport {
+  /** One entry more of the page is done. */
+  entryDone(): void;
+  /** The whole source has so many entries; may come later than the page. */
+  total(entries: number): void;
+}
+
 /** What a kind of run reads. */
 export interface Sources {
   /** Sources under way at once, over all groups and in one. */
@@ -61,7 +69,7 @@ export interface Sources {
   /** What there is to read. @throws PlanError */
   plan(): Promise<{ readonly sources: readonly NewSource[]; readonly repos: readonly string[] }>;
   /** Reads the page at the source's cursor into the index. @throws StoppedError */
-  readPage(source: SourceRow): Promise<PageRead | BackfillFailure>;
+  readPage(source: SourceRow, report: PageReport): Promise<PageRead | BackfillFailure>;
 }
 
 export interface RunDeps {
@@ -92,10 +100,11 @@ export type RunEnd = 'finished' | 'paused' | 'cancelled';
 export interface RunView {
   readonly counters: BackfillCounters;
   readonly sources: readonly SourceRow[];
-  readonly active: ReadonlySet<SourceRow>;
+  /** The sources under way, each with the entries done of the page that it reads: not yet in `SourceRow.done`. */
+  readonly active: ReadonlyMap<SourceRow, number>;
   readonly reposInFlight: number;
-  /** As last counted; null = not yet. */
-  readonly queueLeft: number | null;
+  /** Repos that are to be read by themselves, and those given up; null = not counted yet. */
+  readonly queue: { readonly left: number; readonly givenUp: number } | null;
   readonly phase: 'planning' | 'reading' | 'ending';
 }
 
@@ -166,9 +175,9 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
   /** Those of them that are not done, and some that are: swept now and then, since there may be very many. */
   let open: SourceRow[] = [];
   let ended = 0;
-  const active = new Set<SourceRow>();
+  const active = new Map<SourceRow, number>();
   const reposInFlight = new Set<number>();
-  let queueLeft: number | null = null;
+  let queue: { left: number; givenUp: number } | null = null;
   let queuedFailures = 0;
   let phase: RunView['phase'] = 'planning';
   let wanted: WantedState = 'run';
@@ -257,6 +266,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
         continue;
       }
       queuedFailures++;
+      if (queue !== null) givenUp ? queue.givenUp++ : queue.left++;
       queued.push({
         did,
         attempts: 1,
@@ -281,8 +291,15 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
   const readSource = async (source: SourceRow): Promise<void> => {
     source.state = 'waiting';
     const watch: PagingWatch = watchPaging(source.cursor);
+    const report: PageReport = {
+      entryDone: () => active.set(source, (active.get(source) ?? 0) + 1),
+      total: (entries) => {
+        source.total = entries;
+      },
+    };
     while (source.state === 'waiting') {
-      const page = await kind.readPage(source);
+      const page = await kind.readPage(source, report);
+      active.set(source, 0);
       if (!page.ok) {
         giveUpOrPark(source, page);
         await commit({ counters: noCounters(), sources: [{ ...source }] });
@@ -313,7 +330,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
   const nextSource = (): SourceRow | null => {
     const nowMs = clock.nowMs();
     const perGroup = new Map<string, number>();
-    for (const { group } of active) perGroup.set(group, (perGroup.get(group) ?? 0) + 1);
+    for (const { group } of active.keys()) perGroup.set(group, (perGroup.get(group) ?? 0) + 1);
     for (const source of open) {
       if (active.has(source)) continue;
       if (source.state !== 'waiting' && !(source.state === 'parked' && source.retryAtMs <= nowMs)) continue;
@@ -332,7 +349,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
         while (active.size < kind.maxActive && !signal.aborted) {
           const source = nextSource();
           if (source === null) break;
-          active.add(source);
+          active.set(source, 0);
           const work = guard(readSource(source)).finally(() => {
             active.delete(source);
             works.delete(work);
@@ -355,6 +372,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
     const result = await readRepoIntoIndex(deps, repo.did, null);
     if (!('ok' in result)) {
       await commit({ counters: result, reposDone: [repo.queueId] });
+      if (queue !== null) queue.left--;
       return;
     }
     const counters = noCounters();
@@ -370,6 +388,10 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
       detail: result.detail,
     };
     await commit({ counters, reposLater: [later] });
+    if (givenUp && queue !== null) {
+      queue.left--;
+      queue.givenUp++;
+    }
   };
 
   const readQueue = async (): Promise<void> => {
@@ -396,8 +418,8 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
         // First the sources, then the queue: a source that ends meanwhile may have added to it.
         const since = happenings;
         const sourcesDone = areSourcesDone();
-        const { left, nextAtMs } = await progress.queue(run.runId);
-        queueLeft = left;
+        const { left, nextAtMs, givenUp } = await progress.queue(run.runId);
+        queue = { left, givenUp };
         if (left === 0 && sourcesDone) return;
         await somethingHappens(
           Math.max(1, Math.min(QUEUE_LOOK_MS, (nextAtMs ?? Number.POSITIVE_INFINITY) - clock.nowMs())),
@@ -439,7 +461,9 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
         }
         sources = await progress.sources(run.runId);
         open = sources.filter((source) => !isOver(source));
-        queuedFailures = (await progress.queue(run.runId)).left;
+        const { left, givenUp } = await progress.queue(run.runId);
+        queue = { left, givenUp };
+        queuedFailures = left;
         phase = 'reading';
         await Promise.all([guard(readSources()), guard(readQueue())]);
         phase = 'ending';
@@ -474,8 +498,8 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
       get reposInFlight() {
         return reposInFlight.size;
       },
-      get queueLeft() {
-        return queueLeft;
+      get queue() {
+        return queue;
       },
       get phase() {
         return phase;

@@ -2,8 +2,9 @@
  * What the terminal shows of a run: bars that stay in place, or a line a minute where there is no terminal. Text out
  * of numbers; writing it is the caller's.
  */
-import type { PoliteGroupView } from '../network/politeness.ts';
+import { MAX_WAITING_PER_GROUP, type PoliteGroupView } from '../network/politeness.ts';
 import type { RunView } from './run.ts';
+import { ALL_REPOS } from './sources/verify.ts';
 import type { BackfillCounters, BackfillSpec, BackfillStatus, SourceRow } from './types.ts';
 
 /** Sources, groups and parked ones that are named; the others are counted. */
@@ -11,7 +12,10 @@ const MAX_SOURCE_LINES = 8;
 const MAX_GROUP_LINES = 5;
 const MAX_PARKED_LINES = 4;
 const BAR_CHARACTERS = 20;
-/** How fast a rate follows: the weight of the last sample fades within about half a minute. */
+/**
+ * How fast a rate follows: the weight of the last sample fades within about half a minute. Until then it is the mean
+ * since the beginning, where the first requests go out in a burst.
+ */
 const RATE_MEMORY_MS = 30_000;
 const NAME_CHARACTERS = 36;
 
@@ -33,7 +37,7 @@ export const bar = (share: number): string => {
   return '█'.repeat(full) + '░'.repeat(BAR_CHARACTERS - full);
 };
 
-/** Rates of things that only grow, smoothed. */
+/** Rates of things that grow, smoothed; what falls back (a page that is read again) does not count against them. */
 export interface Rates {
   /** Tells how far `name` is and hears its rate per second. */
   see(name: string, done: number, nowMs: number): number;
@@ -42,21 +46,21 @@ export interface Rates {
 }
 
 export const createRates = (): Rates => {
-  let rates = new Map<string, { done: number; atMs: number; perSecond: number | null }>();
+  let rates = new Map<string, { done: number; sinceMs: number; atMs: number; perSecond: number }>();
   let seen = new Set<string>();
   return {
     see(name, done, nowMs) {
       seen.add(name);
       const last = rates.get(name);
       if (last === undefined) {
-        rates.set(name, { done, atMs: nowMs, perSecond: null });
+        rates.set(name, { done, sinceMs: nowMs, atMs: nowMs, perSecond: 0 });
         return 0;
       }
       const elapsedMs = nowMs - last.atMs;
-      if (elapsedMs < 500) return last.perSecond ?? 0;
-      const now = ((done - last.done) / elapsedMs) * 1000;
-      const weight = 1 - Math.exp(-elapsedMs / RATE_MEMORY_MS);
-      last.perSecond = last.perSecond === null ? now : last.perSecond + weight * (now - last.perSecond);
+      if (elapsedMs < 500) return last.perSecond;
+      const now = (Math.max(0, done - last.done) / elapsedMs) * 1000;
+      const weight = Math.max(1 - Math.exp(-elapsedMs / RATE_MEMORY_MS), elapsedMs / (nowMs - last.sinceMs));
+      last.perSecond += weight * (now - last.perSecond);
       last.done = done;
       last.atMs = nowMs;
       return last.perSecond;
@@ -92,7 +96,7 @@ const countersLine = (counters: BackfillCounters): string =>
   `${number(counters.added)} new, ${number(counters.known)} known, ${number(counters.ghosts)} ghosts, ` +
   `${number(counters.hidden)} hidden, ${number(counters.accounts)} accounts listed, ${number(failuresOf(counters))} failures`;
 
-const stateCounts = (sources: readonly SourceRow[], active: ReadonlySet<SourceRow>): string => {
+const stateCounts = ({ sources, active }: RunView): string => {
   const counts = { waiting: 0, parked: 0, done: 0, failed: 0 };
   for (const source of sources) if (!active.has(source)) counts[source.state]++;
   const parts = [`${active.size} under way`];
@@ -103,24 +107,79 @@ const stateCounts = (sources: readonly SourceRow[], active: ReadonlySet<SourceRo
 const clip = (text: string, most: number): string =>
   text.length <= most ? text : `${text.slice(0, most - 1)}…`;
 
-const progressOf = (done: number, total: number | null, perSecond: number): string => {
-  const rate = `${number(perSecond)}/s`;
-  if (total === null) return `${' '.repeat(BAR_CHARACTERS)}  ${number(done)}  ${rate}`;
-  const most = Math.max(total, done);
-  const left = perSecond > 0 && most > done ? `  ${span(((most - done) / perSecond) * 1000)} left` : '';
-  return `${bar(most === 0 ? 1 : done / most)}  ${number(done)} of ${number(most)}  ${rate}${left}`;
+/** How far something is. */
+interface Extent {
+  readonly done: number;
+  /** Expected, at least `done`. */
+  readonly total: number;
+  /** Of some parts nobody said how many there are: `total` is the least. */
+  readonly isLeast: boolean;
+}
+
+/** Per second, with a digit where whole numbers would hide that it moves. */
+const rateText = (perSecond: number): string =>
+  perSecond > 0 && perSecond < 9.95 ? `${Math.max(0.1, perSecond).toFixed(1)}/s` : `${number(perSecond)}/s`;
+
+/** 0: nothing is left, or it does not move. */
+const leftMs = ({ done, total }: Extent, perSecond: number): number =>
+  perSecond > 0 ? ((total - done) / perSecond) * 1000 : 0;
+
+/** @param leastLeftMs what is known to take at least so long */
+const progressOf = (extent: Extent, perSecond: number, leastLeftMs = 0): string => {
+  const { done, total, isLeast } = extent;
+  const rate = rateText(perSecond);
+  if (isLeast && total === done) return `${' '.repeat(BAR_CHARACTERS)}  ${number(done)}  ${rate}`;
+  const waitMs = Math.max(leastLeftMs, leftMs(extent, perSecond));
+  const left = waitMs > 0 ? `  ${isLeast ? 'over ' : ''}${span(waitMs)} left` : '';
+  return `${bar(total === 0 ? 1 : done / total)}  ${number(done)} of ${number(total)}${isLeast ? '+' : ''}  ${rate}${left}`;
 };
 
-const totalsOf = (sources: readonly SourceRow[]): { done: number; total: number | null } => {
-  let done = 0;
-  let total: number | null = 0;
+const extentOf = ({ active }: RunView, sources: readonly SourceRow[]): Extent => {
+  let allDone = 0;
+  let total = 0;
+  let isLeast = false;
   for (const source of sources) {
-    done += source.done;
+    const done = source.done + (active.get(source) ?? 0);
+    allDone += done;
     // A finished source has given all there was, whatever was expected of it.
-    const expected = source.state === 'done' ? source.done : source.total;
-    if (total !== null) total = expected === null ? null : total + Math.max(expected, source.done);
+    const expected = source.state === 'done' ? done : source.total;
+    total += Math.max(expected ?? 0, done);
+    if (expected === null) isLeast = true;
   }
-  return { done, total };
+  return { done: allDone, total, isLeast };
+};
+
+/** How far a run is: by its sources, or, where it has none, by the repos that are read by themselves. */
+const extentOfRun = (view: RunView): Extent => {
+  if (view.sources.length > 0) return extentOf(view, view.sources);
+  const done = view.counters.repos + (view.queue?.givenUp ?? 0);
+  return { done, total: done + (view.queue?.left ?? 0), isLeast: view.queue === null };
+};
+
+/** Sources of one group that are not over; politeness and progress of a group are told together. */
+interface GroupProgress {
+  readonly name: string;
+  readonly sources: readonly SourceRow[];
+  readonly extent: Extent;
+  readonly perSecond: number;
+}
+
+const groupsOf = ({ view, nowMs, rates }: Shown): Map<string, GroupProgress> => {
+  const byGroup = new Map<string, SourceRow[]>();
+  const names = new Set<string>();
+  for (const { group } of view.active.keys()) names.add(group);
+  for (const source of view.sources) {
+    if (!names.has(source.group)) continue;
+    const those = byGroup.get(source.group);
+    if (those === undefined) byGroup.set(source.group, [source]);
+    else those.push(source);
+  }
+  return new Map(
+    [...byGroup].map(([name, sources]) => {
+      const extent = extentOf(view, sources);
+      return [name, { name, sources, extent, perSecond: rates.see(`group ${name}`, extent.done, nowMs) }];
+    }),
+  );
 };
 
 export interface Shown {
@@ -135,35 +194,40 @@ export interface Shown {
   readonly notices: readonly string[];
 }
 
+/** The progress of all, and how long it takes at least: as long as the slowest of the groups at work. */
+const progressOfRun = ({ view, nowMs, rates }: Shown, groups: Iterable<GroupProgress>): string => {
+  const extent = extentOfRun(view);
+  let slowestMs = 0;
+  for (const group of groups) slowestMs = Math.max(slowestMs, leftMs(group.extent, group.perSecond));
+  return progressOf(extent, rates.see('', extent.done, nowMs), slowestMs);
+};
+
 /** The screen: at most some 25 lines. */
 export const screen = (shown: Shown, columns: number): string[] => {
   const { view, spec, nowMs, rates } = shown;
   const { sources, active, counters } = view;
-  const { done, total } = totalsOf(sources);
+  const groups = groupsOf(shown);
   const lines = [
     `backfill ${shown.runId}, ${describeSpec(spec)}   ${span(nowMs - shown.startedAtMs)}   (Ctrl-C pauses)`,
     view.phase === 'planning'
       ? 'looking for what there is to read …'
-      : sources.length > 0
-        ? `all    ${progressOf(done, total, rates.see('', done, nowMs))}`
-        : `repos  ${number(counters.repos)} read, ${number(rates.see('', counters.repos, nowMs))}/s`,
+      : `${sources.length > 0 ? 'all   ' : 'repos '} ${progressOfRun(shown, groups.values())}`,
     countersLine(counters),
   ];
-  if (sources.length > 0) lines.push(`${unitOf(spec.kind)}: ${stateCounts(sources, active)}`);
-  if ((view.queueLeft ?? 0) > 0 || view.reposInFlight > 0)
+  if (sources.length > 0) lines.push(`${unitOf(spec.kind)}: ${stateCounts(view)}`);
+  if ((view.queue?.left ?? 0) > 0 || view.reposInFlight > 0)
     lines.push(
-      `single repos: ${view.reposInFlight} under way${view.queueLeft === null ? '' : `, ${number(view.queueLeft)} left when last counted`}`,
+      `single repos: ${view.reposInFlight} under way${view.queue === null ? '' : `, ${number(view.queue.left)} left`}`,
     );
   let named = 0;
-  for (const source of active) {
-    const rate = rates.see(`source ${source.name}`, source.done, nowMs);
+  for (const source of active.keys()) {
+    const extent = extentOf(view, [source]);
+    const rate = rates.see(`source ${source.name}`, extent.done, nowMs);
     if (++named <= MAX_SOURCE_LINES)
-      lines.push(
-        `  ${clip(source.name, NAME_CHARACTERS).padEnd(NAME_CHARACTERS)} ${progressOf(source.done, source.total, rate)}`,
-      );
+      lines.push(`  ${nameText(nameOf(spec, source), NAME_CHARACTERS)} ${progressOf(extent, rate)}`);
   }
   if (named > MAX_SOURCE_LINES) lines.push(`  and ${named - MAX_SOURCE_LINES} more`);
-  lines.push(...groupLines(shown));
+  lines.push(...groupLines(shown, groups));
   const parked = sources.filter(({ state }) => state === 'parked').sort((a, b) => a.retryAtMs - b.retryAtMs);
   for (const source of parked.slice(0, MAX_PARKED_LINES))
     lines.push(
@@ -175,52 +239,55 @@ export const screen = (shown: Shown, columns: number): string[] => {
   return lines.map((line) => clip(line, Math.max(20, columns - 1)));
 };
 
-/** Groups that several sources share, and those that must wait. */
-const groupLines = ({ view, groups, nowMs, rates }: Shown): string[] => {
-  const bySource = new Map<string, SourceRow[]>();
-  for (const source of view.sources) {
-    const those = bySource.get(source.group);
-    if (those === undefined) bySource.set(source.group, [source]);
-    else those.push(source);
-  }
+const nameText = (name: string, characters: number): string => clip(name, characters).padEnd(characters);
+
+const nameOf = ({ kind }: BackfillSpec, { name }: SourceRow): string =>
+  kind === 'verify' && name === ALL_REPOS ? 'all repos of the index' : name;
+
+/** Groups that several sources share or that no source stands for, and those that must wait: the busiest first. */
+const groupLines = (
+  { groups, nowMs, rates }: Shown,
+  withSources: ReadonlyMap<string, GroupProgress>,
+): string[] => {
   const polite = new Map(groups.map((group) => [group.group, group]));
-  const lines: string[] = [];
-  for (const name of new Set([...polite.keys(), ...bySource.keys()])) {
-    if (lines.length >= MAX_GROUP_LINES) break;
-    const sources = bySource.get(name) ?? [];
+  const lines: { readonly text: string; readonly weight: number }[] = [];
+  for (const name of new Set([...polite.keys(), ...withSources.keys()])) {
+    const progress = withSources.get(name);
     const group = polite.get(name);
     const waits = group !== undefined && group.pausedUntilMs > nowMs;
-    const isActive = sources.some((source) => view.active.has(source));
-    if (!waits && !(isActive && sources.length > 1)) continue;
+    if (!waits && progress !== undefined && progress.sources.length === 1) continue;
     const parts: string[] = [];
-    if (sources.length > 1) {
-      const { done, total } = totalsOf(sources);
-      parts.push(progressOf(done, total, rates.see(`group ${name}`, done, nowMs)));
-    }
+    if (progress === undefined)
+      parts.push(`${rateText(rates.see(`asked ${name}`, group!.requests, nowMs))} asked`);
+    else if (progress.sources.length > 1) parts.push(progressOf(progress.extent, progress.perSecond));
     if (group !== undefined) {
-      parts.push(`${group.inFlight} asked, ${group.waiting} wait`);
+      parts.push(`${group.inFlight} under way, ${group.waiting} wait`);
       if (waits) parts.push(`told to wait ${span(group.pausedUntilMs - nowMs)}`);
     }
-    lines.push(`  group ${clip(name, NAME_CHARACTERS - 6).padEnd(NAME_CHARACTERS - 6)} ${parts.join('  ')}`);
+    const weight = (waits ? 2 * MAX_WAITING_PER_GROUP : 0) + (group?.waiting ?? 0);
+    lines.push({ text: `  group ${nameText(name, NAME_CHARACTERS - 6)} ${parts.join('  ')}`, weight });
   }
-  return lines;
+  lines.sort((a, b) => b.weight - a.weight);
+  const shown = lines.slice(0, MAX_GROUP_LINES).map(({ text }) => text);
+  if (lines.length > shown.length) shown.push(`  and ${lines.length - shown.length} more groups`);
+  return shown;
 };
 
 /** One line, for logs. */
 export const line = (shown: Shown): string => {
   const { view, spec, nowMs, rates } = shown;
-  const { done, total } = totalsOf(view.sources);
-  const what = view.sources.length > 0 ? done : view.counters.repos;
-  const rate = rates.see('', what, nowMs);
+  if (view.phase === 'planning') return `backfill ${shown.runId}: looking for what there is to read`;
+  const extent = extentOfRun(view);
+  const { done, total, isLeast } = extent;
+  const rate = rates.see('', done, nowMs);
   rates.sweep();
-  const share =
-    total === null || total === 0 || view.sources.length === 0
-      ? ''
-      : ` (${((done / total) * 100).toFixed(1)} %)`;
+  const share = total === 0 || isLeast ? '' : ` (${((done / total) * 100).toFixed(1)} %)`;
+  const leftForMs = leftMs(extent, rate);
+  const left = leftForMs > 0 ? `, ${isLeast ? 'over ' : ''}${span(leftForMs)} left` : '';
   const waiting = shown.groups.filter(({ pausedUntilMs }) => pausedUntilMs > nowMs).length;
   return (
-    `backfill ${shown.runId}: ${number(what)} read${share}, ${number(rate)}/s; ${countersLine(view.counters)}` +
-    (view.sources.length > 0 ? `; ${unitOf(spec.kind)}: ${stateCounts(view.sources, view.active)}` : '') +
+    `backfill ${shown.runId}: ${number(done)} read${share}, ${rateText(rate)}${left}; ${countersLine(view.counters)}` +
+    (view.sources.length > 0 ? `; ${unitOf(spec.kind)}: ${stateCounts(view)}` : '') +
     (waiting > 0 ? `; ${waiting} groups told us to wait` : '')
   );
 };

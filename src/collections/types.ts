@@ -68,6 +68,8 @@ export interface CollectionReader {
   counts(after: string | null, limit: number): readonly CollectionCount[];
   /** Count of one, or null when never seen. */
   count(collection: string): CollectionCount | null;
+  /** How many repos a page of all gives, read to its end. */
+  repoCount(): number;
   close(): void;
 }
 

@@ -74,6 +74,8 @@ export interface PoliteGroupView {
   readonly group: string;
   readonly inFlight: number;
   readonly waiting: number;
+  /** Sent since the group is remembered. */
+  readonly requests: number;
   /** Left alone until then; 0 = not. */
   readonly pausedUntilMs: number;
   /** Requests left as the group last said; null: it said nothing that still holds. */
@@ -166,6 +168,7 @@ interface Group {
   readonly name: string;
   readonly waiting: Waiter[];
   inFlight: number;
+  requests: number;
   /** When the next request were due at an even pace; how far it may be ahead of now is the burst. */
   dueMs: number;
   pausedUntilMs: number;
@@ -227,6 +230,7 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
       name,
       waiting: [],
       inFlight: 0,
+      requests: 0,
       dueMs: 0,
       pausedUntilMs: 0,
       backoffs: 0,
@@ -418,6 +422,7 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
         }
         const sentMs = nowMs();
         counters.requests++;
+        group.requests++;
         if (retries > 0) counters.retries++;
         let untilMs = 0;
         let answer: Answer;
@@ -459,6 +464,7 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
           group: group.name,
           inFlight: group.inFlight,
           waiting: group.waiting.length,
+          requests: group.requests,
           pausedUntilMs: isPaused ? readyMs : 0,
           remaining: group.quotaResetMs > now ? Math.max(0, group.quotaLeft) : null,
         });

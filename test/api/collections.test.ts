@@ -57,6 +57,7 @@ const createIndex = (options: { emptyPages?: boolean } = {}) => {
       const dids = rows.filter((row) => row.collection === collection && !hidden.has(row.did)).length;
       return rows.some((row) => row.collection === collection) ? { collection, dids } : null;
     },
+    repoCount: () => new Set(rows.filter(({ did }) => !hidden.has(did)).map(({ did }) => did)).size,
     close() {},
   };
   return {

@@ -289,6 +289,7 @@ test('after any history the index equals the truth, and walks beside it never sk
         }
         for (const name of COLLECTIONS)
           expect(reader.count(name)?.dids ?? 0).toBe(model.members((held) => held.has(name)).size);
+        expect(reader.repoCount()).toBe(walk(reader, query([])).length);
         expect(reader.counts(null, 100)).toEqual(
           COLLECTIONS.map((collection) => ({
             collection,

@@ -8,10 +8,11 @@
  */
 import { parseHostEntry } from '../../hosts/crawl.ts';
 import { hostGroup } from '../../network/politeness.ts';
-import { type ListedRepo, parseListedPage } from '../answers.ts';
+import { type ListedPage, type ListedRepo, parseListedPage } from '../answers.ts';
 import { type Asker, hostUrl } from '../ask.ts';
 import type { BackfillIndex } from '../index-port.ts';
 import type { ListedAccount } from '../listed-accounts.ts';
+import { watchPaging } from '../paging.ts';
 import { type BackfillFailure, failed } from '../reasons.ts';
 import { hiddenReason, type RepoReader } from '../repos.ts';
 import { PlanError, readRepoIntoIndex, type Sources } from '../run.ts';
@@ -19,6 +20,9 @@ import { addCounters, type BackfillTask, countFailure, noCounters } from '../typ
 
 /** Repos per page: what a kill lets be asked again. A page of 1,000 takes minutes at a polite pace. */
 const PAGE_LIMIT = 200;
+/** Repos per page where they are only counted, and pages: a host has half a million. */
+const COUNT_LIMIT = 1_000;
+const MAX_COUNT_PAGES = 2_000;
 const MAX_PAGE_BYTES = 2 * 1024 * 1024;
 const TIMEOUT_MS = 30_000;
 /** Hosts under way: the network has thousands, and most are slow rather than busy. */
@@ -97,6 +101,42 @@ export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps
     return rows.slice(0, room);
   };
 
+  const list = async (
+    host: KnownHost,
+    cursor: string | null,
+    limit: number,
+  ): Promise<ListedPage | BackfillFailure> => {
+    const query = new URLSearchParams({ limit: String(limit) });
+    if (cursor !== null) query.set('cursor', cursor);
+    const answer = await deps.ask.get({
+      url: `${hostUrl(host.hostname, deps.allowInsecure)}/xrpc/com.atproto.sync.listRepos?${query}`,
+      timeoutMs: TIMEOUT_MS,
+      maxBytes: MAX_PAGE_BYTES,
+    });
+    if (!answer.ok) return answer;
+    return (
+      parseListedPage(answer.body, { allowInsecure: deps.allowInsecure, nowMs: deps.nowMs() }) ??
+      failed('bad_answer', 'not a listRepos answer')
+    );
+  };
+
+  /**
+   * How many repos the host lists, for the time left: one request for a thousand that are read one by one. Where the
+   * list breaks off, those counted so far.
+   */
+  const countFrom = async (host: KnownHost, first: ListedPage, before: number): Promise<number> => {
+    let total = before + first.repos.length;
+    let { cursor } = first;
+    const watch = watchPaging(cursor);
+    for (let pages = 1; cursor !== null && pages <= MAX_COUNT_PAGES; pages++) {
+      const page = await list(host, cursor, COUNT_LIMIT);
+      if ('ok' in page || watch.judge(page.cursor, page.repos.length, pages) !== null) break;
+      total += page.repos.length;
+      cursor = page.cursor;
+    }
+    return total;
+  };
+
   type Judged =
     | { readonly kind: 'its_own' }
     | { readonly kind: 'gone' }
@@ -136,18 +176,14 @@ export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps
       return { sources, repos: [] };
     },
 
-    async readPage(source) {
+    async readPage(source, report) {
       const host = await hostOf(source.name);
-      const query = new URLSearchParams({ limit: String(PAGE_LIMIT) });
-      if (source.cursor !== null) query.set('cursor', source.cursor);
-      const answer = await deps.ask.get({
-        url: `${hostUrl(host.hostname, deps.allowInsecure)}/xrpc/com.atproto.sync.listRepos?${query}`,
-        timeoutMs: TIMEOUT_MS,
-        maxBytes: MAX_PAGE_BYTES,
-      });
-      if (!answer.ok) return answer;
-      const page = parseListedPage(answer.body, { allowInsecure: deps.allowInsecure, nowMs: deps.nowMs() });
-      if (page === null) return failed('bad_answer', 'not a listRepos answer');
+      const page = await list(host, source.cursor, PAGE_LIMIT);
+      if ('ok' in page) return page;
+      // The relay knows what the upstream counted, or those it has heard of; the host knows all. Beside the reading,
+      // where what stops or breaks the counting shows as well.
+      if (source.pages === 0 || source.total === null)
+        countFrom(host, page, source.done).then(report.total, () => {});
 
       const counters = noCounters();
       counters.invalid = page.invalid;
@@ -166,6 +202,7 @@ export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps
           // listed, as deactivated: that is how it should be.
           countFailure(counters, 'wrong_host');
         }
+        if (judged.kind !== 'its_own' || repo.status !== null) report.entryDone();
         return unresolved < UNRESOLVED_MOST;
       });
       if (unresolved >= UNRESOLVED_MOST) return failed('did_unresolved', 'the directory does not answer');
@@ -187,6 +224,7 @@ export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps
         own.filter(({ status }) => status === null),
         async ({ did }) => {
           const result = await readRepoIntoIndex(deps, did, place);
+          report.entryDone();
           if (!('ok' in result)) {
             addCounters(counters, result);
             failedInRow = 0;

@@ -79,7 +79,7 @@ export const verifySources = (
       return { sources, repos: [] };
     },
 
-    async readPage(source) {
+    async readPage(source, report) {
       const page = await index.page(collectionOf(source.name), source.cursor, PAGE_LIMIT);
       const counters = noCounters();
       const failures: { did: string; failure: BackfillFailure }[] = [];
@@ -90,6 +90,7 @@ export const verifySources = (
           const result = await readRepoIntoIndex(deps, did, null);
           if ('ok' in result) failures.push({ did, failure: result });
           else addCounters(counters, result);
+          report.entryDone();
         }
       };
       await Promise.all(Array.from({ length: MAX_REPOS_PER_SOURCE }, worker));

@@ -74,6 +74,7 @@ const createReader = (db: Database, path: string, maxRareEntries: number): Colle
   const selectCollection = db.query<{ id: number; dids: number; places: number }, [string]>(
     "select id, dids, places from collections where name = ? and name <> ''",
   );
+  const selectRepoCount = db.query<{ dids: number }, [number]>('select dids from collections where id = ?');
   const selectPrefix = db.query<{ id: number; dids: number; places: number }, [string, string]>(
     'select id, dids, places from collections where name >= ? and name < ?',
   );
@@ -301,6 +302,7 @@ const createReader = (db: Database, path: string, maxRareEntries: number): Colle
         const row = selectCollection.get(collection);
         return row === null ? null : { collection, dids: row.dids };
       }),
+    repoCount: () => atOnce(() => selectRepoCount.get(ALL)!.dids),
     close() {
       dids.close();
       db.close();
