@@ -78,7 +78,7 @@ const createMemoryLog = (frameBytes: number) => {
         frame,
       });
     }
-    records = records.concat(written);
+    records.push(...written);
     if (records.length > 2 * KEPT_RECORDS) records = records.slice(-KEPT_RECORDS);
     for (const listener of listeners) listener(lastSeq);
     return written;
