@@ -3,7 +3,7 @@
  * prom-client, and nothing here runs on a hot path. Names are relay_*, with units; series are few: none per host,
  * account or address.
  */
-import { Counter, Gauge, Registry } from 'prom-client';
+import { Counter, Gauge, Registry } from './prometheus.ts';
 import type { MetricsSources, Totals } from './types.ts';
 
 type Labels = Readonly<Record<string, string>>;
