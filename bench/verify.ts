@@ -19,7 +19,8 @@ import { scanFrame } from '../src/firehose/scan.ts';
 import { KIND, type ScannedFrame } from '../src/firehose/types.ts';
 import { BlockIndex } from '../src/repo/car.ts';
 import { readCommitObject } from '../src/repo/commit.ts';
-import { createSigningKey, nativeSecp256k1 } from '../src/repo/key.ts';
+import { k256 } from '../src/repo/k256.ts';
+import { createSigningKey } from '../src/repo/key.ts';
 import { PartialTree } from '../src/repo/mst.ts';
 import type { SigningKey } from '../src/repo/types.ts';
 import { verifyCommit } from '../src/repo/verify.ts';
@@ -88,9 +89,7 @@ function measure(frames: readonly ScannedFrame[], parts: Record<string, (frame: 
 
 const us = (value: number): string => `${value.toFixed(1).padStart(8)} µs`;
 
-console.log(
-  `${cpus()[0]?.model} × ${cpus().length}, Bun ${Bun.version}, secp256k1 native: ${nativeSecp256k1()}`,
-);
+console.log(`${cpus()[0]?.model} × ${cpus().length}, Bun ${Bun.version}, secp256k1 by ${k256().name}`);
 for (const { name, frames: all, didKeys } of await recordings()) {
   const frames: ScannedFrame[] = [];
   for (const bytes of all) {

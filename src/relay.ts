@@ -38,7 +38,7 @@ import type { MetricsSources } from './metrics/types.ts';
 import { systemClock } from './network/clock.ts';
 import { guardedFetch } from './network/fetch.ts';
 import { guardedLookup } from './network/lookup.ts';
-import { nativeSecp256k1 } from './repo/key.ts';
+import { k256 } from './repo/k256.ts';
 import { accountRow, createAccounts } from './sequencer/accounts.ts';
 import { effectiveStatus } from './sequencer/decide.ts';
 import { createFlusher } from './sequencer/flusher.ts';
@@ -162,11 +162,7 @@ const compose = async (
   stops: (() => Promise<void> | void)[],
   stopAll: () => Promise<void>,
 ): Promise<Relay> => {
-  if (!nativeSecp256k1())
-    throw new Error(
-      'the secp256k1 package runs without its native code here, which is ten times too slow for a relay; ' +
-        'reinstall it on a machine with a C compiler',
-    );
+  logger.debug('signatures of secp256k1 are verified', { by: k256().name });
   const nowMs = Date.now;
   const startedAtMs = nowMs();
   const { compression, dictionaries } = loadCompression(config.jetstreamZstdDictionary, logger);

@@ -13,6 +13,7 @@ import type { IdentityResult } from '../identity/types.ts';
 import { systemClock } from '../network/clock.ts';
 import { type GuardedFetch, guardedFetch } from '../network/fetch.ts';
 import { createPoliteness } from '../network/politeness.ts';
+import { k256 } from '../repo/k256.ts';
 import {
   BACKFILL_LOCK,
   createWriter,
@@ -111,6 +112,8 @@ export const backfillCommand = async (
   };
   let database: BackfillDatabase;
   try {
+    // Without it no identity could be read.
+    k256();
     database = await openBackfillDatabase(config, log);
   } catch (error) {
     say(messageOf(error));

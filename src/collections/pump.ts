@@ -10,9 +10,9 @@ import { batchBytes, encodeBatch } from './batch.ts';
 import type { BatchMessage } from './messages.ts';
 
 /** Of memory, given to the index and not stored yet: tenths of a second of its work. */
-export const MAX_INDEX_BYTES_IN_FLIGHT = 2 * 1024 * 1024;
+export const MAX_INDEX_BYTES_IN_FLIGHT = 1024 * 1024;
 /** One transaction of the index. */
-const BATCH_BYTES = 512 * 1024;
+const BATCH_BYTES = 256 * 1024;
 /** Memory of a slot: a batch, with room for what it adds to the records. */
 const SLOT_BYTES = BATCH_BYTES + 64 * 1024;
 /** Events of so long go into one transaction. */

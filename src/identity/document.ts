@@ -6,9 +6,9 @@
  * Sources: atproto spec, DID ("DID documents") and Cryptography ("public key encoding", legacy representations).
  */
 import { ECDH } from 'node:crypto';
-import secp256k1 from 'secp256k1';
 import { pdsHostOfEndpoint } from '../network/hostname.ts';
 import { reject } from '../reasons.ts';
+import { k256 } from '../repo/k256.ts';
 import { decodeBase58 } from './base58.ts';
 import type { Identity, IdentityResult } from './types.ts';
 
@@ -46,11 +46,12 @@ export const compressKey = (type: 'p256' | 'k256', bytes: Uint8Array): SigningKe
   const isCompressed = bytes.length === COMPRESSED_BYTES && (bytes[0] === 2 || bytes[0] === 3);
   const isUncompressed = bytes.length === UNCOMPRESSED_BYTES && bytes[0] === 4;
   if (!isCompressed && !isUncompressed) return null;
+  if (type === 'k256') {
+    const point = k256().parse(bytes);
+    return point === null ? null : { type, compressed: k256().compress(point) };
+  }
   try {
-    const compressed =
-      type === 'k256'
-        ? secp256k1.publicKeyConvert(bytes, true)
-        : ECDH.convertKey(bytes, 'prime256v1', undefined, undefined, 'compressed');
+    const compressed = ECDH.convertKey(bytes, 'prime256v1', undefined, undefined, 'compressed');
     return { type, compressed: Uint8Array.from(compressed as Uint8Array) };
   } catch {
     return null; // not on the curve

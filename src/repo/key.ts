@@ -1,16 +1,14 @@
 /**
  * Signing keys, ready to verify with.
  *
- * secp256k1 goes through the native binding of the `secp256k1` package (libsecp256k1, which itself refuses high-S
- * signatures), P-256 through node:crypto, with low-S enforced here. Source: atproto spec, Cryptography.
+ * secp256k1 goes to libsecp256k1 (which itself refuses high-S signatures), P-256 through node:crypto, with low-S
+ * enforced here. Source: atproto spec, Cryptography.
  */
 import { createPublicKey, type KeyObject, verify as verifyWithKey } from 'node:crypto';
-import { createRequire } from 'node:module';
-import secp256k1 from 'secp256k1';
+import { type K256Point, k256 } from './k256.ts';
 import type { SigningKey } from './types.ts';
 
 const COMPRESSED_BYTES = 33;
-const UNCOMPRESSED_BYTES = 65;
 const SIGNATURE_BYTES = 64;
 
 /** DER of a P-256 SubjectPublicKeyInfo up to the 33-byte compressed point. */
@@ -34,47 +32,27 @@ function isLowS(signature: Uint8Array): boolean {
   return true;
 }
 
-/**
- * Whether secp256k1 runs native code. Where no prebuilt binding fits, the package falls back to JavaScript, some
- * fourteen times slower: too slow for a relay, so the start must be refused when this is false.
- */
-export function nativeSecp256k1(): boolean {
-  try {
-    return createRequire(import.meta.url)('secp256k1/bindings') === secp256k1;
-  } catch {
-    return false;
-  }
-}
-
 const digest = new Uint8Array(32);
 
 class K256Key implements SigningKey {
   readonly type = 'k256';
-  readonly #uncompressed: Uint8Array;
+  readonly #point: K256Point;
 
-  constructor(uncompressed: Uint8Array) {
-    this.#uncompressed = uncompressed;
+  constructor(point: K256Point) {
+    this.#point = point;
   }
 
   verify(message: Uint8Array, signature: Uint8Array): boolean {
     if (signature.length !== SIGNATURE_BYTES) return false;
     Bun.SHA256.hash(message, digest);
-    try {
-      return secp256k1.ecdsaVerify(signature, digest, this.#uncompressed);
-    } catch {
-      // r or s not below the order.
-      return false;
-    }
+    return k256().verify(signature, digest, this.#point);
   }
 }
 
 function createK256Key(compressed: Uint8Array): SigningKey | null {
-  try {
-    // Decompressing costs a square root: once here, not at each verification.
-    return new K256Key(secp256k1.publicKeyConvert(compressed, false, new Uint8Array(UNCOMPRESSED_BYTES)));
-  } catch {
-    return null;
-  }
+  // Decompressing costs a square root: once here, not at each verification.
+  const point = k256().parse(compressed);
+  return point === null ? null : new K256Key(point);
 }
 
 class P256Key implements SigningKey {
@@ -109,6 +87,7 @@ function createP256Key(compressed: Uint8Array): SigningKey | null {
 /**
  * Builds a key from its 33-byte compressed SEC1 point, of which nothing is kept. null: not a point of the curve.
  * `verify` wants the message itself, not its hash, and a 64-byte compact low-S signature.
+ * @throws NoK256Error where there is no libsecp256k1
  */
 export function createSigningKey(type: SigningKey['type'], compressed: Uint8Array): SigningKey | null {
   if (compressed.length !== COMPRESSED_BYTES || (compressed[0] !== 2 && compressed[0] !== 3)) return null;

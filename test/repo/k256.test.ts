@@ -1,0 +1,138 @@
+/** Every way to libsecp256k1 that this machine has, against an implementation that is not ours and not C. */
+import { describe, expect, test } from 'bun:test';
+import { secp256k1 as noble } from '@noble/curves/secp256k1';
+import fc from 'fast-check';
+import {
+  isSoundK256,
+  type K256Library,
+  k256,
+  openK256Binding,
+  openK256File,
+  packagedK256File,
+} from '../../src/repo/k256.ts';
+
+const ORDER = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141n;
+const FIELD = 0xfffffffffffffffffffffffffffffffffffffffffffffffffffffffefffffc2fn;
+
+const libraries: K256Library[] = [
+  ...['libsecp256k1.so.6', 'libsecp256k1.so.5', 'libsecp256k1.so.2', 'libsecp256k1.so.1'].map(openK256File),
+  openK256File(packagedK256File() ?? 'none'),
+  openK256Binding(),
+].filter((library) => library !== null);
+
+const number32 = (value: bigint): Uint8Array =>
+  Uint8Array.from(Buffer.from(value.toString(16).padStart(64, '0'), 'hex'));
+const secret = fc.bigInt({ min: 1n, max: ORDER - 1n });
+const digest = fc.uint8Array({ minLength: 32, maxLength: 32 });
+/** Mostly what a signature would never hold, and the edges of what it may. */
+const scalar = fc.oneof(
+  fc.constantFrom(0n, 1n, ORDER / 2n, ORDER / 2n + 1n, ORDER - 1n, ORDER, ORDER + 1n, 2n ** 256n - 1n),
+  fc.bigInt({ min: 0n, max: 2n ** 256n - 1n }),
+);
+
+describe('secp256k1', () => {
+  test('goes straight to the library inside the package, or to a newer one of the system', () => {
+    expect(k256().name).toMatch(/libsecp256k1\.so\.\d|secp256k1.*\.node$/);
+    expect(libraries.length).toBeGreaterThanOrEqual(2);
+  });
+
+  test('a file that is not libsecp256k1 is none', () => {
+    expect(openK256File('libthere-is-none.so.1')).toBeNull();
+    expect(openK256File(import.meta.path)).toBeNull();
+  });
+
+  test('a library that takes all signatures, or none, is not used', () => {
+    const library = k256();
+    expect(isSoundK256(library)).toBe(true);
+    expect(isSoundK256({ ...library, verify: () => true })).toBe(false);
+    expect(isSoundK256({ ...library, verify: () => false })).toBe(false);
+    expect(isSoundK256({ ...library, parse: () => null })).toBe(false);
+  });
+
+  for (const library of libraries) {
+    const name = library.name.split('/').at(-1);
+
+    test(`${name}: takes what was signed, and nothing near it`, () => {
+      expect(isSoundK256(library)).toBe(true);
+      fc.assert(
+        fc.property(secret, digest, fc.nat(511), (key, message, bit) => {
+          const point = library.parse(noble.getPublicKey(key, true))!;
+          const signature = noble.sign(message, key, { lowS: true }).toCompactRawBytes();
+          expect(library.verify(signature, message, point)).toBe(true);
+          const flipped = signature.slice();
+          flipped[bit >> 3]! ^= 1 << (bit & 7);
+          expect(library.verify(flipped, message, point)).toBe(false);
+          const other = message.slice();
+          other[bit >> 4]! ^= 1;
+          expect(library.verify(signature, other, point)).toBe(false);
+        }),
+        { numRuns: 60 },
+      );
+    });
+
+    test(`${name}: judges any r and s as noble does`, () => {
+      fc.assert(
+        fc.property(secret, digest, scalar, scalar, (key, message, r, s) => {
+          const compressed = noble.getPublicKey(key, true);
+          const signature = Uint8Array.from([...number32(r), ...number32(s)]);
+          let expected = false;
+          try {
+            expected = noble.verify(signature, message, compressed, { lowS: true });
+          } catch {
+            // Out of range.
+          }
+          expect(library.verify(signature, message, library.parse(compressed)!)).toBe(expected);
+        }),
+        { numRuns: 200 },
+      );
+    });
+
+    test(`${name}: reads points in both forms, and takes nothing else for one`, () => {
+      fc.assert(
+        fc.property(secret, (key) => {
+          const compressed = noble.getPublicKey(key, true);
+          for (const form of [compressed, noble.getPublicKey(key, false)])
+            expect(Buffer.from(library.compress(library.parse(form)!))).toEqual(Buffer.from(compressed));
+        }),
+        { numRuns: 30 },
+      );
+      fc.assert(
+        fc.property(
+          fc.oneof(
+            fc.uint8Array({ maxLength: 70 }),
+            fc
+              .tuple(fc.nat(7), fc.oneof(fc.constantFrom(0n, FIELD - 1n, FIELD, FIELD + 1n), scalar))
+              .map(([head, x]) => Uint8Array.from([head, ...number32(x)])),
+          ),
+          (bytes) => {
+            let expected = false;
+            try {
+              noble.ProjectivePoint.fromHex(bytes).assertValidity();
+              expected = true;
+            } catch {
+              // No point.
+            }
+            expect(library.parse(bytes) !== null).toBe(expected);
+          },
+        ),
+        { numRuns: 300 },
+      );
+    });
+
+    test(`${name}: reads views where they lie, and refuses what is not as long as it must be`, () => {
+      const point = library.parse(noble.getPublicKey(7n, true))!;
+      const message = new Uint8Array(32).fill(5);
+      const signature = noble.sign(message, 7n, { lowS: true }).toCompactRawBytes();
+      const around = new Uint8Array(new SharedArrayBuffer(200)).fill(0xee);
+      around.set(signature, 13);
+      around.set(message, 101);
+      expect(library.verify(around.subarray(13, 77), around.subarray(101, 133), point)).toBe(true);
+      expect(library.verify(Buffer.from(signature), Buffer.from(message), point)).toBe(true);
+      for (const length of [0, 63, 65])
+        expect(library.verify(new Uint8Array(length), message, point)).toBe(false);
+      for (const length of [0, 31, 33])
+        expect(library.verify(signature, new Uint8Array(length), point)).toBe(false);
+      expect(library.verify(signature, message, new Uint8Array(0) as typeof point)).toBe(false);
+    });
+  }
+});
