@@ -108,13 +108,13 @@ export interface Weir {
   stop(): Promise<void>;
 }
 
-/** The collector's settings that `bun run start` has, so that what is measured is what runs. */
+/** The settings of collector and allocator that `bun run start` has, so that what is measured is what runs. */
 const startSettings = (): Record<string, string> => {
   const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as {
     scripts: { start: string };
   };
   return Object.fromEntries(
-    [...scripts.start.matchAll(/\b(BUN_JSC_\w+)=(\S+)/g)].map((match) => [match[1]!, match[2]!]),
+    [...scripts.start.matchAll(/\b((?:BUN_JSC|MIMALLOC)_\w+)=(\S+)/g)].map((match) => [match[1]!, match[2]!]),
   );
 };
 
