@@ -151,7 +151,7 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
   const segmentBytes = options.segmentBytes ?? DEFAULT_SEGMENT_BYTES;
   const segmentAgeUs = (options.segmentAgeMs ?? windowMs / 24) * 1000;
   const clock = options.clock ?? (() => Date.now() * 1000);
-  const groupDelayMs = options.groupDelayMs ?? Number(process.env.GROUP ?? DEFAULT_GROUP_DELAY_MS);
+  const groupDelayMs = options.groupDelayMs ?? DEFAULT_GROUP_DELAY_MS;
   const reserveBytes = options.reserveBytes ?? DEFAULT_RESERVE_BYTES;
   const retryMs = options.retryMs ?? 1000;
   const warn = options.warn ?? ((message) => console.warn(message));
