@@ -46,9 +46,10 @@ export const ABSENT = -1;
 /** A node on the way to the key is not in the blocks. */
 export const UNPROVEN = -2;
 
+/** A node that is present; otherwise the name of its digest, which is all that is known of it; ABSENT: there is none. */
+type Kid = Node | number;
+
 interface Node {
-  /** false: only the digest is known. */
-  loaded: boolean;
   /** The digest no longer holds. */
   dirty: boolean;
   /** Keys, values or the presence of kids changed; a node that is only dirty differs in its kids' digests. */
@@ -62,29 +63,10 @@ interface Node {
   keys: string[];
   values: number[];
   /** kids[i] holds what comes before keys[i]; the last one what comes after all. */
-  kids: (Node | null)[];
+  kids: Kid[];
 }
 
-const NO_KEYS: string[] = [];
-const NO_VALUES: number[] = [];
-const NO_KIDS: (Node | null)[] = [];
-
-const unloaded = (digest: number): Node => ({
-  loaded: false,
-  dirty: false,
-  reshaped: false,
-  digest,
-  linkAt: digest,
-  start: 0,
-  end: 0,
-  height: -1,
-  keys: NO_KEYS,
-  values: NO_VALUES,
-  kids: NO_KIDS,
-});
-
-const fresh = (height: number, keys: string[], values: number[], kids: (Node | null)[]): Node => ({
-  loaded: true,
+const fresh = (height: number, keys: string[], values: number[], kids: Kid[]): Node => ({
   dirty: true,
   reshaped: true,
   digest: 0,
@@ -151,7 +133,7 @@ export interface TreeOp {
 export class PartialTree {
   #blocks: Blocks | null = null;
   #bytes: Uint8Array = new Uint8Array(0);
-  #root: Node = unloaded(0);
+  #root: Kid = ABSENT;
   #visited = 0;
   /** Why the tree cannot be loaded or changed; '' while all is well. */
   #problem = '';
@@ -159,8 +141,8 @@ export class PartialTree {
   #arenaEnd = 0;
   #scratch = new Uint8Array(16_384);
   readonly #key = new Uint8Array(MAX_KEY_LENGTH);
-  #left: Node | null = null;
-  #right: Node | null = null;
+  #left: Kid = ABSENT;
+  #right: Kid = ABSENT;
 
   /**
    * Loads and checks all nodes of the tree under `rootDigestAt` (offset into the blocks' bytes) that are present.
@@ -180,16 +162,16 @@ export class PartialTree {
     return this.#problem === '' ? null : reject('mst_invalid', this.#problem);
   }
 
-  #fail(problem: string): Node {
+  #fail(problem: string): Kid {
     if (this.#problem === '') this.#problem = problem;
-    return unloaded(0);
+    return ABSENT;
   }
 
   /** `height` −1: the root. `low` and `high` are the keys around the node, '' = none. */
-  #load(digestAt: number, height: number, low: string, high: string): Node {
+  #load(digestAt: number, height: number, low: string, high: string): Kid {
     const bytes = this.#bytes;
     const block = this.#blocks!.find(bytes, digestAt);
-    if (block < 0) return unloaded(digestAt);
+    if (block < 0) return digestAt;
     // A well-formed tree refers to a node once, so this cannot stop one; it stops nodes that are shared.
     if (++this.#visited > this.#blocks!.count) return this.#fail('node referred to more than once');
     const start = this.#blocks!.start(block);
@@ -218,7 +200,8 @@ export class PartialTree {
 
     const keys: string[] = [];
     const values: number[] = [];
-    const kidDigests: number[] = [ABSENT];
+    /** Digests at first; those that are present take their places. */
+    const kids: Kid[] = [ABSENT];
     const key = this.#key;
     let keyLength = 0;
     for (let index = 0; index < count; index++) {
@@ -278,11 +261,11 @@ export class PartialTree {
       if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x74) return this.#fail('not an entry');
       at += 2;
       if (bytes[at] === NULL) {
-        kidDigests.push(ABSENT);
+        kids.push(ABSENT);
         at += 1;
       } else {
         if (!isLinkAt(bytes, at, end)) return this.#fail('not an entry');
-        kidDigests.push(at + LINK_PREFIX_BYTES);
+        kids.push(at + LINK_PREFIX_BYTES);
         at += LINK_BYTES;
       }
       if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x76) return this.#fail('not an entry');
@@ -296,40 +279,34 @@ export class PartialTree {
     if (bytes[at] === NULL) at += 1;
     else {
       if (!isLinkAt(bytes, at, end)) return this.#fail('not a node');
-      kidDigests[0] = at + LINK_PREFIX_BYTES;
+      kids[0] = at + LINK_PREFIX_BYTES;
       at += LINK_BYTES;
     }
     if (at !== end) return this.#fail('not a node');
 
     if (count === 0) {
       if (isRoot) {
-        if (kidDigests[0] !== ABSENT) return this.#fail('root without entries');
+        if (kids[0] !== ABSENT) return this.#fail('root without entries');
         height = 0;
-      } else if (kidDigests[0] === ABSENT) return this.#fail('empty node');
+      } else if (kids[0] === ABSENT) return this.#fail('empty node');
     } else {
       if (low !== '' && keys[0]! <= low) return this.#fail('keys not sorted');
       if (high !== '' && keys[count - 1]! >= high) return this.#fail('keys not sorted');
     }
 
-    const kids: (Node | null)[] = [];
     for (let index = 0; index <= count; index++) {
-      const kidDigest = kidDigests[index]!;
-      if (kidDigest === ABSENT) {
-        kids.push(null);
-        continue;
-      }
+      const kidDigest = kids[index] as number;
+      if (kidDigest === ABSENT) continue;
       if (height === 0) return this.#fail('node below height zero');
-      const kid = this.#load(
+      kids[index] = this.#load(
         kidDigest,
         height - 1,
         index === 0 ? low : keys[index - 1]!,
         index === count ? high : keys[index]!,
       );
-      if (this.#problem !== '') return kid;
-      kids.push(kid);
+      if (this.#problem !== '') return ABSENT;
     }
     return {
-      loaded: true,
       dirty: false,
       reshaped: false,
       digest: digestAt,
@@ -345,14 +322,13 @@ export class PartialTree {
 
   /** Name of the digest that the tree holds at `path`; ABSENT or UNPROVEN. */
   find(path: string): number {
-    let node: Node | null = this.#root;
-    while (node !== null) {
-      if (!node.loaded) return UNPROVEN;
+    let node = this.#root;
+    while (typeof node !== 'number') {
       const index = lowerBound(node.keys, path);
       if (node.keys[index] === path) return node.values[index]!;
       node = node.kids[index]!;
     }
-    return ABSENT;
+    return node === ABSENT ? ABSENT : UNPROVEN;
   }
 
   /** Whether the named digest is these 32 bytes. */
@@ -387,7 +363,8 @@ export class PartialTree {
     if (this.#problem !== '') return this.#verdict();
     let root = this.#root;
     // The top of a tree has entries, unless the tree is empty.
-    while (root.loaded && root.keys.length === 0 && root.kids[0] !== null) root = root.kids[0]!;
+    while (typeof root !== 'number' && root.keys.length === 0 && root.kids[0] !== ABSENT)
+      root = root.kids[0]!;
     const digest = this.#encode(root);
     if (this.#problem !== '') return this.#verdict();
     return this.isDigest(digest, prevData) ? null : reject('prev_data_mismatch');
@@ -419,15 +396,17 @@ export class PartialTree {
       this.#fail('tree too high');
       return;
     }
-    if (!this.#root.loaded) {
+    const root = this.#root;
+    if (typeof root === 'number') {
       this.#fail('a node needed is not in the blocks');
       return;
     }
-    while (this.#root.height < height) {
-      const empty = this.#root.keys.length === 0 && this.#root.kids[0] === null;
-      this.#root = fresh(this.#root.height + 1, [], [], [empty ? null : this.#root]);
+    let node: Node = root;
+    while (node.height < height) {
+      const empty = node.keys.length === 0 && node.kids[0] === ABSENT;
+      node = fresh(node.height + 1, [], [], [empty ? ABSENT : node]);
     }
-    let node = this.#root;
+    this.#root = node;
     for (;;) {
       node.dirty = true;
       const index = lowerBound(node.keys, path);
@@ -440,12 +419,12 @@ export class PartialTree {
         return;
       }
       let kid = node.kids[index]!;
-      if (kid === null) {
-        kid = fresh(node.height - 1, [], [], [null]);
+      if (kid === ABSENT) {
+        kid = fresh(node.height - 1, [], [], [ABSENT]);
         node.kids[index] = kid;
         node.reshaped = true;
       }
-      if (!kid.loaded) {
+      if (typeof kid === 'number') {
         this.#fail('a node needed is not in the blocks');
         return;
       }
@@ -454,11 +433,11 @@ export class PartialTree {
   }
 
   /** Parts a subtree in #left and #right of `path`, which it does not hold. */
-  #split(node: Node | null, path: string): void {
-    if (node === null || !node.loaded) {
-      if (node !== null) this.#fail('a node needed is not in the blocks');
-      this.#left = null;
-      this.#right = null;
+  #split(node: Kid, path: string): void {
+    if (typeof node === 'number') {
+      if (node !== ABSENT) this.#fail('a node needed is not in the blocks');
+      this.#left = ABSENT;
+      this.#right = ABSENT;
       return;
     }
     const index = lowerBound(node.keys, path);
@@ -466,33 +445,33 @@ export class PartialTree {
     this.#split(kid, path);
     const left = this.#left;
     const right = this.#right;
-    if (index === node.keys.length && right === null) {
+    if (index === node.keys.length && right === ABSENT) {
       // All of it is on the left.
       this.#left = node;
       return;
     }
-    if (index === 0 && left === null) {
+    if (index === 0 && left === ABSENT) {
       this.#right = node;
       return;
     }
     this.#left =
-      index === 0 && left === null
-        ? null
+      index === 0 && left === ABSENT
+        ? ABSENT
         : fresh(node.height, node.keys.slice(0, index), node.values.slice(0, index), [
             ...node.kids.slice(0, index),
             left,
           ]);
     this.#right =
-      index === node.keys.length && right === null
-        ? null
+      index === node.keys.length && right === ABSENT
+        ? ABSENT
         : fresh(node.height, node.keys.slice(index), node.values.slice(index), [
             right,
             ...node.kids.slice(index + 1),
           ]);
   }
 
-  #remove(node: Node, path: string): void {
-    if (!node.loaded) {
+  #remove(node: Kid, path: string): void {
+    if (typeof node === 'number') {
       this.#fail('a node needed is not in the blocks');
       return;
     }
@@ -506,20 +485,21 @@ export class PartialTree {
       node.kids.splice(index, 2, merged);
       return;
     }
-    const kid = node.kids[index];
-    if (kid === null || kid === undefined) throw new Error('a key to remove is not in the tree');
+    const kid = node.kids[index]!;
+    if (kid === ABSENT) throw new Error('a key to remove is not in the tree');
     this.#remove(kid, path);
-    if (kid.loaded && kid.keys.length === 0 && kid.kids[0] === null) {
-      node.kids[index] = null;
+    if (typeof kid !== 'number' && kid.keys.length === 0 && kid.kids[0] === ABSENT) {
+      node.kids[index] = ABSENT;
       node.reshaped = true;
     }
   }
 
   /** Joins two subtrees of one height that no key keeps apart any more. */
-  #merge(left: Node | null, right: Node | null): Node | null {
-    if (left === null) return right;
-    if (right === null) return left;
-    if (!left.loaded || !right.loaded) return this.#fail('a node needed is not in the blocks');
+  #merge(left: Kid, right: Kid): Kid {
+    if (left === ABSENT) return right;
+    if (right === ABSENT) return left;
+    if (typeof left === 'number' || typeof right === 'number')
+      return this.#fail('a node needed is not in the blocks');
     const inner = this.#merge(left.kids[left.kids.length - 1]!, right.kids[0]!);
     return fresh(left.height, left.keys.concat(right.keys), left.values.concat(right.values), [
       ...left.kids.slice(0, -1),
@@ -529,8 +509,8 @@ export class PartialTree {
   }
 
   #replace(path: string, value: number): void {
-    let node: Node | null = this.#root;
-    while (node?.loaded) {
+    let node = this.#root;
+    while (typeof node !== 'number') {
       node.dirty = true;
       const index = lowerBound(node.keys, path);
       if (node.keys[index] === path) {
@@ -544,7 +524,8 @@ export class PartialTree {
   }
 
   /** Name of the node's digest; encodes and hashes it and its kids where they changed. */
-  #encode(node: Node): number {
+  #encode(node: Kid): number {
+    if (typeof node === 'number') return node;
     if (!node.dirty) return node.digest;
     const count = node.keys.length;
     if (count > MAX_NODE_ENTRIES) {
@@ -556,7 +537,7 @@ export class PartialTree {
       : node.end - node.start;
     for (let index = 0; index <= count; index++) {
       const kid = node.kids[index]!;
-      if (kid?.dirty) this.#encode(kid);
+      if (typeof kid !== 'number' && kid.dirty) this.#encode(kid);
       if (node.reshaped && index < count) room += node.keys[index]!.length;
     }
     if (room > this.#scratch.length) this.#scratch = new Uint8Array(room * 2);
@@ -575,7 +556,7 @@ export class PartialTree {
     for (let index = 0; index < kids.length; index++) {
       const kid = kids[index]!;
       // Those that did not change keep the digest that is there.
-      if (kid !== null && kid.digest >= ARENA) {
+      if (typeof kid !== 'number' && kid.digest >= ARENA) {
         const from = kid.digest - ARENA;
         const at = kid.linkAt - start;
         for (let next = 0; next < DIGEST_BYTES; next++) target[at + next] = this.#arena[from + next]!;
@@ -617,10 +598,12 @@ export class PartialTree {
     return this.#writeKid(node.kids[0]!, at);
   }
 
-  #writeKid(kid: Node | null, at: number): number {
-    if (kid !== null) return this.#writeLink(kid.digest, at);
-    this.#scratch[at] = NULL;
-    return at + 1;
+  #writeKid(kid: Kid, at: number): number {
+    if (kid === ABSENT) {
+      this.#scratch[at] = NULL;
+      return at + 1;
+    }
+    return this.#writeLink(typeof kid === 'number' ? kid : kid.digest, at);
   }
 
   #writeLink(digest: number, at: number): number {
