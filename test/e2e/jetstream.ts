@@ -157,6 +157,25 @@ const createV1Intake = (shelf: Shelf, faults: string[], repeats: boolean) => {
   };
 };
 
+/** A client over the shelf that it fills. */
+const clientOf = ({
+  shelf,
+  opened,
+  ...rest
+}: Omit<JetstreamClient, 'count' | 'opened' | 'of'> & {
+  readonly shelf: ReturnType<typeof createShelf>;
+  readonly opened: () => number;
+}): JetstreamClient => ({
+  ...rest,
+  get count() {
+    return shelf.count;
+  },
+  get opened() {
+    return opened();
+  },
+  of: shelf.of,
+});
+
 /** @skyware/jetstream as its readme shows it; on a reconnect it asks for the last event it had once more. */
 const startSkyware = (service: string): JetstreamClient => {
   const shelf = createShelf();
@@ -176,19 +195,14 @@ const startSkyware = (service: string): JetstreamClient => {
       }
     });
   client.start();
-  return {
+  return clientOf({
     name: '@skyware/jetstream',
     sync: false,
     faults,
-    get count() {
-      return shelf.count;
-    },
-    get opened() {
-      return opened;
-    },
-    of: shelf.of,
+    shelf,
+    opened: () => opened,
     stop: () => client.close(),
-  };
+  });
 };
 
 /** @atcute/jetstream with two names of one relay: a switch of host makes it step back ten seconds. */
@@ -220,23 +234,18 @@ const startAtcute = (services: string[]): JetstreamClient => {
       }
     }
   })();
-  return {
+  return clientOf({
     name: '@atcute/jetstream',
     sync: false,
     needsHandle: true,
     faults,
-    get count() {
-      return shelf.count;
-    },
-    get opened() {
-      return opened;
-    },
-    of: shelf.of,
+    shelf,
+    opened: () => opened,
     stop: () => {
       stopped = true;
       void iterator.return?.();
     },
-  };
+  });
 };
 
 interface SocketOptions {
@@ -295,19 +304,14 @@ const startZstd = (service: string, decompress: (bytes: Uint8Array) => Uint8Arra
     },
     faults,
   });
-  return {
+  return clientOf({
     name: 'a client that asks for zstd by header',
     sync: false,
     faults,
-    get count() {
-      return shelf.count;
-    },
-    get opened() {
-      return socket.opened;
-    },
-    of: shelf.of,
+    shelf,
+    opened: () => socket.opened,
     stop: socket.stop,
-  };
+  });
 };
 
 interface V2Payload {
@@ -385,19 +389,14 @@ const startV2 = (
     },
     faults,
   });
-  return {
+  return clientOf({
     name: dictionary === null ? 'a v2 client' : 'a v2 client with a dictionary',
     sync: true,
     faults,
-    get count() {
-      return shelf.count;
-    },
-    get opened() {
-      return socket.opened;
-    },
-    of: shelf.of,
+    shelf,
+    opened: () => socket.opened,
     stop: socket.stop,
-  };
+  });
 };
 
 const pageText = (service: string) => `<!doctype html><title>weir</title><script>
@@ -464,17 +463,12 @@ const startBrowser = async (service: string, program: string): Promise<Jetstream
     ],
     { stdin: 'ignore', stdout: 'ignore', stderr: 'ignore' },
   );
-  return {
+  return clientOf({
     name: 'a page in Chromium',
     sync: false,
     faults,
-    get count() {
-      return shelf.count;
-    },
-    get opened() {
-      return opened;
-    },
-    of: shelf.of,
+    shelf,
+    opened: () => opened,
     stop: async () => {
       child.kill('SIGTERM');
       const ended = await Promise.race([child.exited, Bun.sleep(5000).then(() => null)]);
@@ -483,7 +477,7 @@ const startBrowser = async (service: string, program: string): Promise<Jetstream
       await server.stop(true);
       await rm(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
     },
-  };
+  });
 };
 
 export interface JetstreamOptions {
