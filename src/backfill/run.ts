@@ -103,8 +103,8 @@ export interface RunView {
   /** The sources under way, each with the entries done of the page that it reads: not yet in `SourceRow.done`. */
   readonly active: ReadonlyMap<SourceRow, number>;
   readonly reposInFlight: number;
-  /** Repos that are to be read by themselves, and those given up; null = not counted yet. */
-  readonly queue: { readonly left: number; readonly givenUp: number } | null;
+  /** Repos that are to be read by themselves, and those given up; counted when the reading begins. */
+  readonly queue: { readonly left: number; readonly givenUp: number };
   readonly phase: 'planning' | 'reading' | 'ending';
 }
 
@@ -177,7 +177,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
   let ended = 0;
   const active = new Map<SourceRow, number>();
   const reposInFlight = new Set<number>();
-  let queue: { left: number; givenUp: number } | null = null;
+  let queue = { left: 0, givenUp: 0 };
   let queuedFailures = 0;
   let phase: RunView['phase'] = 'planning';
   let wanted: WantedState = 'run';
@@ -266,7 +266,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
         continue;
       }
       queuedFailures++;
-      if (queue !== null) givenUp ? queue.givenUp++ : queue.left++;
+      givenUp ? queue.givenUp++ : queue.left++;
       queued.push({
         did,
         attempts: 1,
@@ -292,7 +292,11 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
     source.state = 'waiting';
     const watch: PagingWatch = watchPaging(source.cursor);
     const report: PageReport = {
-      entryDone: () => active.set(source, (active.get(source) ?? 0) + 1),
+      entryDone: () => {
+        // What a stop left behind may still come to its end: then the source is not under way any more.
+        const done = active.get(source);
+        if (done !== undefined) active.set(source, done + 1);
+      },
       total: (entries) => {
         source.total = entries;
       },
@@ -372,7 +376,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
     const result = await readRepoIntoIndex(deps, repo.did, null);
     if (!('ok' in result)) {
       await commit({ counters: result, reposDone: [repo.queueId] });
-      if (queue !== null) queue.left--;
+      queue.left--;
       return;
     }
     const counters = noCounters();
@@ -388,7 +392,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
       detail: result.detail,
     };
     await commit({ counters, reposLater: [later] });
-    if (givenUp && queue !== null) {
+    if (givenUp) {
       queue.left--;
       queue.givenUp++;
     }

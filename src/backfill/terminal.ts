@@ -2,7 +2,7 @@
  * What the terminal shows of a run: bars that stay in place, or a line a minute where there is no terminal. Text out
  * of numbers; writing it is the caller's.
  */
-import { MAX_WAITING_PER_GROUP, type PoliteGroupView } from '../network/politeness.ts';
+import type { PoliteGroupView } from '../network/politeness.ts';
 import type { RunView } from './run.ts';
 import { ALL_REPOS } from './sources/verify.ts';
 import type { BackfillCounters, BackfillSpec, BackfillStatus, SourceRow } from './types.ts';
@@ -124,14 +124,16 @@ const rateText = (perSecond: number): string =>
 const leftMs = ({ done, total }: Extent, perSecond: number): number =>
   perSecond > 0 ? ((total - done) / perSecond) * 1000 : 0;
 
-/** @param leastLeftMs what is known to take at least so long */
-const progressOf = (extent: Extent, perSecond: number, leastLeftMs = 0): string => {
+/** '' for a wait of 0. */
+const leftText = (before: string, { isLeast }: Extent, waitMs: number): string =>
+  waitMs > 0 ? `${before}${isLeast ? 'over ' : ''}${span(waitMs)} left` : '';
+
+const progressOf = (extent: Extent, perSecond: number, waitMs = leftMs(extent, perSecond)): string => {
   const { done, total, isLeast } = extent;
   const rate = rateText(perSecond);
   if (isLeast && total === done) return `${' '.repeat(BAR_CHARACTERS)}  ${number(done)}  ${rate}`;
-  const waitMs = Math.max(leastLeftMs, leftMs(extent, perSecond));
-  const left = waitMs > 0 ? `  ${isLeast ? 'over ' : ''}${span(waitMs)} left` : '';
-  return `${bar(total === 0 ? 1 : done / total)}  ${number(done)} of ${number(total)}${isLeast ? '+' : ''}  ${rate}${left}`;
+  const share = bar(total === 0 ? 1 : done / total);
+  return `${share}  ${number(done)} of ${number(total)}${isLeast ? '+' : ''}  ${rate}${leftText('  ', extent, waitMs)}`;
 };
 
 const extentOf = ({ active }: RunView, sources: readonly SourceRow[]): Extent => {
@@ -152,18 +154,18 @@ const extentOf = ({ active }: RunView, sources: readonly SourceRow[]): Extent =>
 /** How far a run is: by its sources, or, where it has none, by the repos that are read by themselves. */
 const extentOfRun = (view: RunView): Extent => {
   if (view.sources.length > 0) return extentOf(view, view.sources);
-  const done = view.counters.repos + (view.queue?.givenUp ?? 0);
-  return { done, total: done + (view.queue?.left ?? 0), isLeast: view.queue === null };
+  const done = view.counters.repos + view.queue.givenUp;
+  return { done, total: done + view.queue.left, isLeast: false };
 };
 
-/** Sources of one group that are not over; politeness and progress of a group are told together. */
+/** How far the sources of one group are, all that it has. */
 interface GroupProgress {
-  readonly name: string;
   readonly sources: readonly SourceRow[];
   readonly extent: Extent;
   readonly perSecond: number;
 }
 
+/** By name, those with a source under way. */
 const groupsOf = ({ view, nowMs, rates }: Shown): Map<string, GroupProgress> => {
   const byGroup = new Map<string, SourceRow[]>();
   const names = new Set<string>();
@@ -177,7 +179,7 @@ const groupsOf = ({ view, nowMs, rates }: Shown): Map<string, GroupProgress> => 
   return new Map(
     [...byGroup].map(([name, sources]) => {
       const extent = extentOf(view, sources);
-      return [name, { name, sources, extent, perSecond: rates.see(`group ${name}`, extent.done, nowMs) }];
+      return [name, { sources, extent, perSecond: rates.see(`group ${name}`, extent.done, nowMs) }];
     }),
   );
 };
@@ -194,12 +196,16 @@ export interface Shown {
   readonly notices: readonly string[];
 }
 
-/** The progress of all, and how long it takes at least: as long as the slowest of the groups at work. */
-const progressOfRun = ({ view, nowMs, rates }: Shown, groups: Iterable<GroupProgress>): string => {
+/** Of all, for progressOf: its extent, rate, and wait, which is no less than that of the slowest of the groups at work. */
+const progressOfRun = (
+  { view, nowMs, rates }: Shown,
+  groups: ReadonlyMap<string, GroupProgress>,
+): [extent: Extent, perSecond: number, waitMs: number] => {
   const extent = extentOfRun(view);
-  let slowestMs = 0;
-  for (const group of groups) slowestMs = Math.max(slowestMs, leftMs(group.extent, group.perSecond));
-  return progressOf(extent, rates.see('', extent.done, nowMs), slowestMs);
+  const perSecond = rates.see('', extent.done, nowMs);
+  let waitMs = leftMs(extent, perSecond);
+  for (const group of groups.values()) waitMs = Math.max(waitMs, leftMs(group.extent, group.perSecond));
+  return [extent, perSecond, waitMs];
 };
 
 /** The screen: at most some 25 lines. */
@@ -211,14 +217,12 @@ export const screen = (shown: Shown, columns: number): string[] => {
     `backfill ${shown.runId}, ${describeSpec(spec)}   ${span(nowMs - shown.startedAtMs)}   (Ctrl-C pauses)`,
     view.phase === 'planning'
       ? 'looking for what there is to read …'
-      : `${sources.length > 0 ? 'all   ' : 'repos '} ${progressOfRun(shown, groups.values())}`,
+      : `${sources.length > 0 ? 'all   ' : 'repos '} ${progressOf(...progressOfRun(shown, groups))}`,
     countersLine(counters),
   ];
   if (sources.length > 0) lines.push(`${unitOf(spec.kind)}: ${stateCounts(view)}`);
-  if ((view.queue?.left ?? 0) > 0 || view.reposInFlight > 0)
-    lines.push(
-      `single repos: ${view.reposInFlight} under way${view.queue === null ? '' : `, ${number(view.queue.left)} left`}`,
-    );
+  if (view.queue.left > 0 || view.reposInFlight > 0)
+    lines.push(`single repos: ${view.reposInFlight} under way, ${number(view.queue.left)} left`);
   let named = 0;
   for (const source of active.keys()) {
     const extent = extentOf(view, [source]);
@@ -250,7 +254,7 @@ const groupLines = (
   withSources: ReadonlyMap<string, GroupProgress>,
 ): string[] => {
   const polite = new Map(groups.map((group) => [group.group, group]));
-  const lines: { readonly text: string; readonly weight: number }[] = [];
+  const lines: { readonly text: string; readonly waits: boolean; readonly waiting: number }[] = [];
   for (const name of new Set([...polite.keys(), ...withSources.keys()])) {
     const progress = withSources.get(name);
     const group = polite.get(name);
@@ -264,10 +268,10 @@ const groupLines = (
       parts.push(`${group.inFlight} under way, ${group.waiting} wait`);
       if (waits) parts.push(`told to wait ${span(group.pausedUntilMs - nowMs)}`);
     }
-    const weight = (waits ? 2 * MAX_WAITING_PER_GROUP : 0) + (group?.waiting ?? 0);
-    lines.push({ text: `  group ${nameText(name, NAME_CHARACTERS - 6)} ${parts.join('  ')}`, weight });
+    const text = `  group ${nameText(name, NAME_CHARACTERS - 6)} ${parts.join('  ')}`;
+    lines.push({ text, waits, waiting: group?.waiting ?? 0 });
   }
-  lines.sort((a, b) => b.weight - a.weight);
+  lines.sort((a, b) => Number(b.waits) - Number(a.waits) || b.waiting - a.waiting);
   const shown = lines.slice(0, MAX_GROUP_LINES).map(({ text }) => text);
   if (lines.length > shown.length) shown.push(`  and ${lines.length - shown.length} more groups`);
   return shown;
@@ -277,16 +281,13 @@ const groupLines = (
 export const line = (shown: Shown): string => {
   const { view, spec, nowMs, rates } = shown;
   if (view.phase === 'planning') return `backfill ${shown.runId}: looking for what there is to read`;
-  const extent = extentOfRun(view);
+  const [extent, perSecond, waitMs] = progressOfRun(shown, groupsOf(shown));
   const { done, total, isLeast } = extent;
-  const rate = rates.see('', done, nowMs);
   rates.sweep();
   const share = total === 0 || isLeast ? '' : ` (${((done / total) * 100).toFixed(1)} %)`;
-  const leftForMs = leftMs(extent, rate);
-  const left = leftForMs > 0 ? `, ${isLeast ? 'over ' : ''}${span(leftForMs)} left` : '';
   const waiting = shown.groups.filter(({ pausedUntilMs }) => pausedUntilMs > nowMs).length;
   return (
-    `backfill ${shown.runId}: ${number(done)} read${share}, ${rateText(rate)}${left}; ${countersLine(view.counters)}` +
+    `backfill ${shown.runId}: ${number(done)} read${share}, ${rateText(perSecond)}${leftText(', ', extent, waitMs)}; ${countersLine(view.counters)}` +
     (view.sources.length > 0 ? `; ${unitOf(spec.kind)}: ${stateCounts(view)}` : '') +
     (waiting > 0 ? `; ${waiting} groups told us to wait` : '')
   );

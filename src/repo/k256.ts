@@ -103,7 +103,7 @@ const requireHere = createRequire(import.meta.url);
  * opens it as a library: the other way around its addon would be lost to this process, and whoever asks the package
  * for it (the simulator does) would silently get its JavaScript, fifty times as slow.
  */
-export const packagedK256File = (): string | null => {
+const packagedK256File = (): string | null => {
   try {
     const manifest = requireHere.resolve('secp256k1/package.json');
     const load = createRequire(manifest)('node-gyp-build') as {
@@ -118,7 +118,7 @@ export const packagedK256File = (): string | null => {
 };
 
 /** The package's binding to it. null: there is no native code for this platform; its JavaScript is too slow for us. */
-export const openK256Binding = (): K256Library | null => {
+const openK256Binding = (): K256Library | null => {
   let binding: typeof import('secp256k1');
   try {
     binding = requireHere('secp256k1/bindings');
@@ -175,17 +175,13 @@ export const isSoundK256 = (library: K256Library): boolean => {
   );
 };
 
-const openFirst = (): K256Library | null => {
-  for (const name of SYSTEM_LIBRARIES) {
-    const library = openK256File(name);
-    if (library !== null && isSoundK256(library)) return library;
-  }
-  const file = packagedK256File();
-  const packaged = file === null ? null : openK256File(file);
-  if (packaged !== null && isSoundK256(packaged)) return packaged;
-  const binding = openK256Binding();
-  return binding !== null && isSoundK256(binding) ? binding : null;
-};
+/** Every way to libsecp256k1, the best first, each tried when it is asked for; null: not on this machine. */
+export function* k256Libraries(): Generator<K256Library | null> {
+  for (const name of SYSTEM_LIBRARIES) yield openK256File(name);
+  const packaged = packagedK256File();
+  if (packaged !== null) yield openK256File(packaged);
+  yield openK256Binding();
+}
 
 /** There is no libsecp256k1 to be had; the message says what to do. */
 export class NoK256Error extends Error {}
@@ -194,11 +190,14 @@ let opened: K256Library | null = null;
 
 /** The library of this thread. @throws NoK256Error */
 export const k256 = (): K256Library => {
-  opened ??= openFirst();
-  if (opened === null)
-    throw new NoK256Error(
-      'there is no libsecp256k1 on this machine: install it (Debian: libsecp256k1-1 or -2), ' +
-        'or reinstall the package secp256k1 where there is a C compiler',
-    );
-  return opened;
+  if (opened !== null) return opened;
+  for (const library of k256Libraries())
+    if (library !== null && isSoundK256(library)) {
+      opened = library;
+      return opened;
+    }
+  throw new NoK256Error(
+    'there is no libsecp256k1 on this machine: install it (Debian: libsecp256k1-1 or -2), ' +
+      'or reinstall the package secp256k1 where there is a C compiler',
+  );
 };

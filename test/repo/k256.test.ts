@@ -2,23 +2,12 @@
 import { describe, expect, test } from 'bun:test';
 import { secp256k1 as noble } from '@noble/curves/secp256k1';
 import fc from 'fast-check';
-import {
-  isSoundK256,
-  type K256Library,
-  k256,
-  openK256Binding,
-  openK256File,
-  packagedK256File,
-} from '../../src/repo/k256.ts';
+import { isSoundK256, k256, k256Libraries, openK256File } from '../../src/repo/k256.ts';
 
 const ORDER = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141n;
 const FIELD = 0xfffffffffffffffffffffffffffffffffffffffffffffffffffffffefffffc2fn;
 
-const libraries: K256Library[] = [
-  ...['libsecp256k1.so.6', 'libsecp256k1.so.5', 'libsecp256k1.so.2', 'libsecp256k1.so.1'].map(openK256File),
-  openK256File(packagedK256File() ?? 'none'),
-  openK256Binding(),
-].filter((library) => library !== null);
+const libraries = [...k256Libraries()].filter((library) => library !== null);
 
 const number32 = (value: bigint): Uint8Array =>
   Uint8Array.from(Buffer.from(value.toString(16).padStart(64, '0'), 'hex'));
