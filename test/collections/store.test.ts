@@ -1,9 +1,10 @@
 /** The store and the reader of the collection index, case by case. */
 import { Database } from 'bun:sqlite';
-import { afterEach, beforeEach, describe, expect, test } from 'bun:test';
+import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from 'bun:test';
 import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import {
   MAX_COLLECTIONS_PER_REPO,
+  MAX_LEFT_PER_COLLECTION,
   MAX_LEFT_PER_REPO,
   MAX_WATCH_MS,
 } from '../../src/collections/store/bounds.ts';
@@ -11,6 +12,8 @@ import { openCollectionReader } from '../../src/collections/store/reader.ts';
 import { openStore, type Store } from '../../src/collections/store/store.ts';
 import type { CollectionReader, Page, PageQuery } from '../../src/collections/types.ts';
 import { didOf, makeDirectory, query, walk } from './samples.ts';
+
+setDefaultTimeout(60_000);
 
 const POST = 'app.bsky.feed.post';
 const LIKE = 'app.bsky.feed.like';
@@ -230,6 +233,46 @@ describe('pages', () => {
     for (const name of many) expect(walk(reader, query([name, POST]), 1)).toEqual([alice]);
     expect(before).toEqual([alice]);
     expect(walk(reader, query([...many, POST]), 1)).toEqual([alice]);
+  });
+
+  test('know after places were dropped what each account had before, and no mask is written that stays', () => {
+    const many = Array.from({ length: 1_000 }, (_, index) => `com.example.n${index}`);
+    commit(alice, [LIKE, ...many.slice(0, 500), POST, ...many.slice(500)]);
+    // Oldest first, LIKE among them: with it goes a bit of all the masks behind it.
+    for (const name of [LIKE, ...many.slice(0, 100)]) commit(alice, [], [name]);
+    const others = 100 - MAX_LEFT_PER_REPO;
+    expect(store.counters.placesDropped).toBe(others + 1);
+    // LIKE's bit of every place behind it, and with each of the others that of the place after it.
+    expect(store.counters.masksChanged).toBe(1_001 + others);
+    for (const wanted of [[LIKE, POST], [many[3]!, many[700]!], many.slice(50, 90), [many[100]!, POST]])
+      expect(walk(reader, query(wanted), 1)).toEqual(
+        wanted.some((name) => reader.count(name)!.dids > 0) ? [alice] : [],
+      );
+  });
+
+  test('of an account whose every collection is replaced: masks are written once a place, not once a pair of places', () => {
+    const many = Array.from({ length: 900 }, (_, index) => `com.example.n${index}`);
+    commit(alice, many);
+    const watch = store.transaction(() => store.begin(alice, NOW));
+    const collections = many.map((name) => `${name}.again`);
+    const applied = store.transaction(() => store.apply(alice, watch, { collections }, NOW));
+    expect(applied).toMatchObject({ added: 900, removed: 900 });
+    expect(store.counters.masksChanged).toBeLessThanOrEqual(1_800);
+    expect(walk(reader, query([], ['com.example.']), 1)).toEqual([alice]);
+  });
+
+  test('drop the place of an account that is new in the same transaction, when its collection has too many', () => {
+    store.transaction(() => {
+      for (let index = 0; index <= MAX_LEFT_PER_COLLECTION; index++) {
+        const did = didOf(index);
+        store.add([{ did, collections: [ONE, TWO] }]);
+        const changes = { did, present: [], removed: [ONE], unproven: [] };
+        store.applyEvent({ kind: 'commit', hostId: 1, discontinuity: false, changes }, NOW);
+      }
+    });
+    expect(store.counters.placesDropped).toBe(1);
+    expect(store.totals().byName.get('places')).toBe(MAX_LEFT_PER_COLLECTION);
+    expect(walk(reader, query([ONE, TWO]), 1_000)).toHaveLength(MAX_LEFT_PER_COLLECTION + 1);
   });
 
   test('by prefix take in collections that come later, and none whose name only begins alike', () => {

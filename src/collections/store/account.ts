@@ -7,7 +7,7 @@
  * is back it is given new ones at the end, like a repo added anew: whoever walks the list and passed the old places
  * while it was hidden would never have seen it otherwise.
  *
- * A pair that was removed may leave its place behind (`leftAt` > 0): see runStart.
+ * A pair that was removed may leave its place behind (`leftAt` > 0): see placesStart.
  */
 import type { HiddenReason } from '../types.ts';
 import { maskBit } from './list.ts';
@@ -138,31 +138,6 @@ export function placeOf(account: Account, collection: number): Place | null {
 }
 
 /**
- * Where an account stands in the list of those that have at least one of the wanted collections: the place at which
- * it came into that list the last time. −1 when it is not in it.
- *
- * Example: it had A from 10 to 30 and has B since 20. Of A it is in no list; of B it stands at 20; of "A or B" it
- * stands at 10 all the time, whether A is still there or not: who passed 10 was told of it, and at 20 is not told again.
- * So the place depends only on the account, and a walk needs no memory but its position.
- */
-export function runStart(places: readonly Place[], isWanted: (collection: number) => boolean): number {
-  let start = -1;
-  /** The account was in the list without a break until here. */
-  let until = 0;
-  for (let index = 0; index < places.length; index++) {
-    const { collection, position, leftAt } = places[index]!;
-    if (collection === ALL || !isWanted(collection)) continue;
-    if (start < 0 || position >= until) {
-      start = position;
-      until = 0;
-    }
-    const end = leftAt === 0 ? Number.POSITIVE_INFINITY : leftAt;
-    if (end > until) until = end;
-  }
-  return until === Number.POSITIVE_INFINITY ? start : -1;
-}
-
-/**
  * The left places that no list needs any more: those from which no chain of places leads to a pair that is there.
  * Places are by position.
  */
@@ -190,7 +165,37 @@ export function maskAt(places: readonly Place[], position: number): number {
   return mask;
 }
 
-/** runStart of the record of an account that is shown, without decoding it into objects. */
+/**
+ * The places whose masks have the bit of `left` for its sake alone: they lose it when it is dropped.
+ *
+ * @param places by position, without `left`
+ */
+export function maskedBy(places: readonly Place[], left: Place): Place[] {
+  const bit = maskBit(left.collection);
+  const masked: Place[] = [];
+  /** Other places have the bit without a break until here. */
+  let until = 0;
+  for (let index = 0; index < places.length; index++) {
+    const place = places[index]!;
+    if (place.collection === ALL) continue;
+    if (place.position >= left.leftAt) break;
+    if (place.position > left.position && until <= place.position) masked.push(place);
+    if (maskBit(place.collection) !== bit) continue;
+    until = Math.max(until, place.leftAt === 0 ? Number.POSITIVE_INFINITY : place.leftAt);
+  }
+  return masked;
+}
+
+/**
+ * Where an account stands in the list of those that have at least one of the wanted collections: the place at which
+ * it came into that list the last time. −1 when it is not in it.
+ *
+ * Example: it had A from 10 to 30 and has B since 20. Of A it is in no list; of B it stands at 20; of "A or B" it
+ * stands at 10 all the time, whether A is still there or not: who passed 10 was told of it, and at 20 is not told again.
+ * So the place depends only on the account, and a walk needs no memory but its position.
+ *
+ * @param bytes the record of an account that is shown, which is not decoded into objects
+ */
 export function placesStart(bytes: Uint8Array, isWanted: (collection: number) => boolean): number {
   readVarint(bytes, 0);
   readVarint(bytes, read.end + 1);

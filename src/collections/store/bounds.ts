@@ -4,7 +4,7 @@
 export const MAX_COLLECTIONS = 250_000;
 /** Of one repo, hidden or not: its record in the index is read and written as a whole. The busiest have hundreds. */
 export const MAX_COLLECTIONS_PER_REPO = 2_000;
-/** Places of removed pairs that a repo keeps (see runs.ts). */
+/** Places of removed pairs that a repo keeps (see placesStart in account.ts). */
 export const MAX_LEFT_PER_REPO = 16;
 /** Places of removed pairs in one collection: what a page over several collections may have to step over. */
 export const MAX_LEFT_PER_COLLECTION = 10_000;

@@ -37,7 +37,8 @@ export interface Chunks {
   insert(list: number, position: number, account: number, mask: number): void;
   /** @returns the mask of the entry. @throws CollectionIndexError when there is no entry at the position */
   remove(list: number, position: number): number;
-  setMask(list: number, position: number, mask: number): void;
+  /** Takes a bit out of the mask of an entry. */
+  clearBit(list: number, position: number, bit: number): void;
   /** The first entry of a list. */
   first(list: number): { readonly position: number; readonly account: number } | null;
   /** Writes what is in memory only; before the transaction ends. */
@@ -118,9 +119,9 @@ export const createChunks = (db: Database): Chunks => {
       entries.masks.splice(index, 0, mask);
       write(list, row?.base ?? position, entries);
     },
-    setMask(list, position, mask) {
+    clearBit(list, position, bit) {
       const { base, entries, index } = find(list, position);
-      entries.masks[index] = mask;
+      entries.masks[index]! &= ~bit;
       write(list, base, entries);
     },
     remove(list, position) {

@@ -29,6 +29,7 @@ import {
   decodeAccount,
   encodeAccount,
   maskAt,
+  maskedBy,
   PDS_GONE,
   type Place,
   placeOf,
@@ -44,9 +45,9 @@ import {
 } from './bounds.ts';
 import { createChecks } from './checks.ts';
 import { createChunks } from './chunks.ts';
-import { KEYS, keyOf, PLC_BYTES, readPlc, writePlc } from './did.ts';
+import { KEYS, keyOf, PLC_BYTES, plcText, readPlc, writePlc } from './did.ts';
 import { openDidWriter } from './did-file.ts';
-import { leftListOf, listOf, WIDESPREAD } from './list.ts';
+import { leftListOf, listOf, maskBit, WIDESPREAD } from './list.ts';
 import { explain } from './problem.ts';
 import { identityOf, openForWriting, PAGE_BYTES } from './schema.ts';
 import { createSeenPairs } from './seen.ts';
@@ -88,7 +89,8 @@ export type StoreCounters = Record<
   | 'checksScheduled'
   | 'checksRefused'
   | 'voidAnswers'
-  | 'placesDropped',
+  | 'placesDropped'
+  | 'masksChanged',
   number
 >;
 
@@ -183,6 +185,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     checksRefused: 0,
     voidAnswers: 0,
     placesDropped: 0,
+    masksChanged: 0,
   };
 
   // --- statements ---
@@ -317,8 +320,11 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   const count = (counts: Map<number, number>, id: number, by: number): void => {
     counts.set(id, (counts.get(id) ?? 0) + by);
   };
-  const didOf = (number: number): string =>
-    (number & 1) === 0 ? dids.text(number / 2) : selectOther.get((number - 1) / 2)!.did;
+  const didOf = (number: number): string => {
+    if ((number & 1) === 1) return selectOther.get((number - 1) / 2)!.did;
+    const waiting = number / 2 - (meta.slot - newDidCount);
+    return waiting < 0 ? dids.text(number / 2) : plcText(newDids, waiting * PLC_BYTES);
+  };
   const givePosition = (): number => {
     metaChanged = true;
     return meta.position++;
@@ -416,13 +422,11 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     counters.placesDropped++;
     dropLeft(account, left);
     for (const useless of uselessPlaces(account.places)) dropLeft(account, useless);
-    for (const { collection, position, leftAt } of account.places)
-      if (collection !== ALL && position > left.position && position < left.leftAt)
-        chunks.setMask(
-          leftAt > 0 ? leftListOf(collection) : listOf(collection),
-          position,
-          maskAt(account.places, position),
-        );
+    for (const { collection, position, leftAt } of maskedBy(account.places, left)) {
+      counters.masksChanged++;
+      const list = leftAt > 0 ? leftListOf(collection) : listOf(collection);
+      chunks.clearBit(list, position, maskBit(left.collection));
+    }
   };
   /** Keeps the place of a pair that was removed, where a walk over several collections needs it. */
   const leave = (account: Account, left: Place, mask: number): void => {
@@ -443,12 +447,8 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     const inCollection = selectPlaces.get(left.collection)!.places + (placeCounts.get(left.collection) ?? 0);
     if (inCollection <= MAX_LEFT_PER_COLLECTION) return;
     const oldest = chunks.first(leftListOf(left.collection))!;
-    const other = accountByNumber(oldest.account);
+    const other = accountOf(didOf(oldest.account), null)!;
     dropNeeded(other, other.places.find(({ position }) => position === oldest.position)!);
-  };
-  const accountByNumber = (number: number): Account => {
-    for (const account of inHand.values()) if (account.number === number) return account;
-    return accountOf(didOf(number), null)!;
   };
 
   // --- pairs ---
