@@ -476,6 +476,26 @@ describe('checks', () => {
     expect(walk(reader, query([POST]))).toEqual([]);
   });
 
+  test('whose beginning or whose answer was not stored, for a full disk or the like, are given out again', () => {
+    const failing = (work: () => void): void =>
+      expect(() =>
+        store.transaction(() => {
+          work();
+          throw new Error('disk full');
+        }),
+      ).toThrow('disk full');
+    commit(alice, [POST], [], { unproven: [LIKE] });
+    const check = { did: alice, reason: 'unproven_removal' as const, attempts: 0 };
+    failing(() => store.beginCheck(alice, NOW));
+    expect(due()).toEqual([check]);
+    store.transaction(() => store.beginCheck(alice, NOW));
+    failing(() => store.beginCheck(alice, NOW));
+    expect(due()).toEqual([check]);
+    store.transaction(() => store.beginCheck(alice, NOW));
+    failing(() => store.applyCheck(alice, { kind: 'collections', collections: [] }, NOW));
+    expect(due()).toEqual([check]);
+  });
+
   test('that fail come back later, or are given up and counted until something schedules them anew', () => {
     commit(alice, [POST], [], { unproven: [LIKE] });
     const fail = (retryAtMs: number | null): void => {

@@ -239,6 +239,8 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   const checks = createChecks(db, total, counters);
   /** Checks of this store that were begun, by DID. */
   const begun = new Map<string, number>();
+  /** Those of this transaction: whoever began them is told that they are not, when it fails. */
+  const begunNow: string[] = [];
 
   // --- transactions ---
   const reload = (): void => {
@@ -286,6 +288,8 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     didCounts.clear();
     placeCounts.clear();
     totals.clear();
+    for (const did of begunNow) begun.delete(did);
+    begunNow.length = 0;
     seen.clear();
     names.clear();
     lastCollection = WIDESPREAD.length;
@@ -308,6 +312,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
       const result = work();
       flush();
       commitTransaction.run();
+      begunNow.length = 0;
       counters.transactions++;
       return result;
     } catch (error) {
@@ -718,6 +723,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
       const before = begun.get(did);
       if (before !== undefined) checks.unwatch(before, null);
       begun.set(did, checks.watch(did, nowMs));
+      begunNow.push(did);
     },
     applyCheck(did, outcome, nowMs) {
       const watch = begun.get(did);
