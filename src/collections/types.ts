@@ -17,7 +17,8 @@ export type CheckReason =
   | 'sync_event'
   | 'discontinuity'
   | 'verify'
-  | 'touched_while_checked';
+  | 'touched_while_checked'
+  | 'shown_again';
 
 /** Why an account is not in answers. Stored as small numbers; the words are those of #account and of sweeps. */
 export type HiddenReason =
@@ -204,7 +205,8 @@ export interface CollectionWriter extends CheckStore {
   /** Adds pairs that somebody tells; takes nothing away. A repo never seen counts as active from now on. */
   add(repos: readonly RepoPairs[]): Promise<AddedPairs>;
   /**
-   * Takes statuses that hosts list, but for accounts of which the log has told anything: it knows better.
+   * Takes statuses that hosts list, but for accounts of which the log has told anything: it knows better. One that was
+   * hidden and is listed as active is shown, and a check of it is scheduled.
    * @returns how many were taken
    */
   setStatus(accounts: readonly ListedStatus[]): Promise<number>;

@@ -26,7 +26,7 @@ export const writerOf = (store: Store, nowMs: () => number): CollectionWriter =>
     },
     async setStatus(accounts) {
       checkSize(accounts.length);
-      return store.transaction(() => store.setStatus(accounts));
+      return store.transaction(() => store.setStatus(accounts, nowMs()));
     },
     async scheduleChecks(dids, reason) {
       checkSize(dids.length);

@@ -129,7 +129,7 @@ const perform = (store: Store, model: Model, operation: Operation): void => {
     }
     case 'listed': {
       const status = operation.status === null ? null : HIDDEN[operation.status]!;
-      const taken = store.setStatus([{ did, status }]);
+      const taken = store.setStatus([{ did, status }], nowMs);
       const isTold = model.repos.get(did)?.told === true;
       expect(taken).toBe(isTold ? 0 : 1);
       if (!isTold) model.setStatus(model.repo(did), status);

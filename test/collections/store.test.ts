@@ -60,6 +60,10 @@ const page = (
   return answer;
 };
 const due = (nowMs = NOW) => store.nextChecks(nowMs, 100);
+const dueDids = () =>
+  due()
+    .map(({ did }) => did)
+    .toSorted();
 const alice = didOf(1);
 const bob = didOf(2);
 const web = didOf(9);
@@ -156,7 +160,12 @@ describe('pages', () => {
     store.transaction(() => store.add([{ did: didOf(30_000), collections: [POST] }]));
     store.transaction(() => store.add(hidden.map((did) => ({ did, collections: [POST] }))));
     store.transaction(() => store.add([{ did: didOf(30_001), collections: [POST] }]));
-    store.transaction(() => store.setStatus(hidden.map((did) => ({ did, status: 'suspended' }))));
+    store.transaction(() =>
+      store.setStatus(
+        hidden.map((did) => ({ did, status: 'suspended' })),
+        NOW,
+      ),
+    );
     // They are in no list any more.
     const db = new Database(directory.path, { readonly: true });
     expect(db.query('select sum(length(entries)) < 50 as small from chunks').get()).toEqual({ small: 1 });
@@ -355,8 +364,27 @@ describe('accounts', () => {
     account(bob, null);
     expect(walk(reader, query([]))).toEqual([alice, bob]);
     expect(walk(reader, query([POST]))).toEqual([bob]);
-    // What it has now, nobody has told.
-    expect(due()).toEqual([{ did: alice, reason: 'discontinuity', attempts: 0 }]);
+    // What they have now, nobody has told.
+    expect(dueDids()).toEqual([alice, bob].toSorted());
+  });
+
+  test.each([
+    ['by an #account', () => account(alice, null)],
+    ['by a commit', () => commit(alice, [LIKE])],
+    [
+      'by what its host lists, after a check had hidden it',
+      () => {
+        store.transaction(() => store.apply(alice, store.begin(alice, NOW), { hidden: 'deactivated' }, NOW));
+        store.transaction(() => store.setStatus([{ did: alice, status: null }], NOW));
+      },
+    ],
+  ])('that are shown again %s are checked: nobody told what they did meanwhile', (by, show) => {
+    commit(alice, [POST]);
+    expect(due()).toEqual([]);
+    if (!by.includes('lists')) for (const status of ['deleted', 'deactivated']) account(alice, status);
+    show();
+    expect(walk(reader, query([]))).toEqual([alice]);
+    expect(due()).toEqual([{ did: alice, reason: 'shown_again', attempts: 0 }]);
   });
 
   test('of an unknown status are hidden as such', () => {
@@ -370,17 +398,17 @@ describe('accounts', () => {
     commit(alice, [POST]);
     account(alice, 'deleted');
     expect(add(alice, POST, LIKE)).toEqual({ added: 0, known: 0, refused: 2 });
-    expect(store.transaction(() => store.setStatus([{ did: alice, status: null }]))).toBe(0);
+    expect(store.transaction(() => store.setStatus([{ did: alice, status: null }], NOW))).toBe(0);
     expect(walk(reader, query([]))).toEqual([]);
   });
 
   test('listed by a host count until the log tells of them', () => {
     add(alice, POST);
-    expect(store.transaction(() => store.setStatus([{ did: alice, status: 'deactivated' }]))).toBe(1);
+    expect(store.transaction(() => store.setStatus([{ did: alice, status: 'deactivated' }], NOW))).toBe(1);
     expect(walk(reader, query([POST]))).toEqual([]);
     commit(alice, [LIKE]);
     expect(walk(reader, query([POST]))).toEqual([alice]);
-    expect(store.transaction(() => store.setStatus([{ did: alice, status: 'deactivated' }]))).toBe(0);
+    expect(store.transaction(() => store.setStatus([{ did: alice, status: 'deactivated' }], NOW))).toBe(0);
     expect(walk(reader, query([POST]))).toEqual([alice]);
   });
 

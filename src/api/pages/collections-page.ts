@@ -10,6 +10,7 @@ const CHECK_WORDS: Readonly<Record<CheckReason, string>> = {
   discontinuity: 'a commit of the repo was missed',
   verify: 'asked for by the operator',
   touched_while_checked: 'an event overtook the answer of the last check',
+  shown_again: 'it was hidden, and what it did meanwhile nobody told',
 };
 
 const HIDDEN_WORDS: Readonly<Record<HiddenReason, string>> = {

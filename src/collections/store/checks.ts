@@ -13,6 +13,7 @@ export const CHECK_REASONS = [
   'discontinuity',
   'verify',
   'touched_while_checked',
+  'shown_again',
 ] as const satisfies readonly CheckReason[];
 
 interface CheckRow {

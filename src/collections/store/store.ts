@@ -119,7 +119,7 @@ export interface Store {
   setSeq(seq: number): void;
   addGap(): void;
   add(repos: readonly RepoPairs[]): AddedPairs;
-  setStatus(accounts: readonly ListedStatus[]): number;
+  setStatus(accounts: readonly ListedStatus[], nowMs: number): number;
   scheduleChecks(dids: readonly string[], reason: CheckReason, nowMs: number): number;
   nextChecks(nowMs: number, limit: number): readonly ScheduledCheck[];
   beginCheck(did: string, nowMs: number): void;
@@ -546,18 +546,22 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     counters.checksScheduled++;
     return true;
   };
+  /**
+   * Nobody tells what a hidden account does, and what a deleted one had was thrown away: so it is asked for when it is
+   * back.
+   */
+  const showAgain = (account: Account, nowMs: number): void => {
+    if (account.status === ACTIVE) return;
+    show(account);
+    schedule(account.did, 'shown_again', nowMs);
+  };
   /** The account of an event that only active ones have. */
   const activeAccount = (did: string, hostId: number, nowMs: number): Account => {
     makeRoom();
     const account = accountOf(did, ACTIVE)!;
     setHost(account, hostId);
     tell(account, true);
-    if (account.status !== ACTIVE) {
-      const wasDeleted = account.status === DELETED;
-      show(account);
-      // What it had was thrown away.
-      if (wasDeleted) schedule(did, 'discontinuity', nowMs);
-    }
+    showAgain(account, nowMs);
     return account;
   };
 
@@ -692,7 +696,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
       }
       return { added, known, refused };
     },
-    setStatus(accounts) {
+    setStatus(accounts, nowMs) {
       let taken = 0;
       for (const { did, status, hostId } of accounts) {
         if (!isDid(did)) continue;
@@ -701,7 +705,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
         const account = accountOf(did, code)!;
         if (account.told) continue;
         setHost(account, hostId);
-        if (code === ACTIVE) show(account);
+        if (code === ACTIVE) showAgain(account, nowMs);
         else hide(account, code);
         taken++;
       }
