@@ -160,8 +160,6 @@ export interface CollectionsStatus {
 export interface RepoPairs {
   readonly did: string;
   readonly collections: readonly string[];
-  /** Host the account lives at (as the roster numbers them), for sweeps of hosts that are gone; 0 or absent = not known. */
-  readonly hostId?: number;
 }
 
 export interface AddedPairs {
@@ -179,10 +177,14 @@ export interface ListedStatus {
   readonly hostId?: number;
 }
 
-/** What was said of one repo, taken for the whole truth about it. */
-export type RepoTruth =
-  | { readonly collections: readonly string[]; readonly hostId?: number }
-  | { readonly hidden: Exclude<HiddenReason, 'pds_gone'> };
+/**
+ * What was said of one repo, taken for the whole truth about it. `hostId`: which host said so (as the roster numbers
+ * them), where it was not asked for being the account's own by its identity; 0 or absent = its own.
+ */
+export type RepoTruth = (
+  | { readonly collections: readonly string[] }
+  | { readonly hidden: Exclude<HiddenReason, 'pds_gone'> }
+) & { readonly hostId?: number };
 
 export interface AppliedTruth {
   readonly added: number;
@@ -190,7 +192,10 @@ export interface AppliedTruth {
   readonly removed: number;
   /** It was shown and is hidden now. */
   readonly hidden: boolean;
-  /** An event of the repo came in between: nothing was changed, and a check of it was scheduled. */
+  /**
+   * An event of the repo came in between, or the log told of the account at another host than the one that said
+   * this: nothing was changed, and a check of it was scheduled.
+   */
   readonly touched: boolean;
 }
 

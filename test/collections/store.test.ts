@@ -564,6 +564,27 @@ describe('checks', () => {
     expect(walk(reader, query([ONE]))).toEqual([alice]);
   });
 
+  test.each([
+    ['describes', { collections: ['com.example.old'], hostId: 1 }],
+    ['hides', { hidden: 'deleted', hostId: 1 }],
+  ] as const)(
+    'are void when a host %s an account that the log told of at another one: it is asked for at its own',
+    (_, truth) => {
+      commit(alice, [POST, LIKE], [], { hostId: 2 });
+      store.transaction(() => store.setStatus([{ did: alice, status: null, hostId: 1 }], NOW));
+      const apply = (hostId: number) =>
+        store.transaction(() => store.apply(alice, store.begin(alice, NOW), { ...truth, hostId }, NOW));
+      expect(apply(1)).toEqual({ added: 0, known: 0, removed: 0, hidden: false, touched: true });
+      expect(walk(reader, query([LIKE, 'com.example.old']))).toEqual([alice]);
+      expect(reader.count('com.example.old')?.dids ?? 0).toBe(0);
+      expect(due()).toEqual([{ did: alice, reason: 'verify', attempts: 0 }]);
+      // It moved there: now the log says so.
+      account(alice, null, 1);
+      expect(apply(1).touched).toBe(false);
+      expect(walk(reader, query([LIKE]))).toEqual([]);
+    },
+  );
+
   test('are void when nobody watched any more', () => {
     commit(alice, [POST]);
     const watch = store.transaction(() => store.begin(alice, NOW));

@@ -405,6 +405,9 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     account.hostId = hostId;
     account.changed = true;
   };
+  /** No host adds, hides or describes the accounts of another. */
+  const isOfAnother = ({ told, hostId }: Account, saidBy: number | undefined): boolean =>
+    told && hostId > 0 && saidBy !== undefined && saidBy > 0 && saidBy !== hostId;
   const tell = (account: Account, told: boolean): void => {
     if (account.told === told) return;
     account.told = told;
@@ -677,7 +680,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
       let added = 0;
       let known = 0;
       let refused = 0;
-      for (const { did, collections, hostId } of repos) {
+      for (const { did, collections } of repos) {
         if (!isDid(did)) {
           refused += collections.length;
           counters.refusedPairs += collections.length;
@@ -685,7 +688,6 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
         }
         makeRoom();
         const account = accountOf(did, ACTIVE)!;
-        setHost(account, hostId);
         for (const name of collections) {
           const outcome = addPair(account, name);
           countAdded(outcome);
@@ -748,9 +750,11 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     },
     begin: (did, nowMs) => checks.watch(did, nowMs),
     apply(did, watch, truth, nowMs) {
-      if (checks.unwatch(watch, did)) {
+      const isTouched = checks.unwatch(watch, did);
+      const account = accountOf(did, null);
+      if (isTouched || (account !== null && isOfAnother(account, truth.hostId))) {
         counters.voidAnswers++;
-        schedule(did, 'touched_while_checked', nowMs);
+        schedule(did, isTouched ? 'touched_while_checked' : 'verify', nowMs);
         return { added: 0, known: 0, removed: 0, hidden: false, touched: true };
       }
       const applied = applyTruth(did, truth);
