@@ -100,6 +100,7 @@ export const CHECK_FAILURES = [
   'server_error', // 5xx
   'refused', // 4xx that says nothing of the repo
   'bad_answer', // 200, but not what the lexicon says, or of another repo
+  'over_bound', // it has collections that the index does not take
 ] as const;
 export type CheckFailure = (typeof CHECK_FAILURES)[number];
 

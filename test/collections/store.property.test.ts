@@ -142,8 +142,8 @@ const perform = (store: Store, model: Model, operation: Operation): void => {
       const repo = model.repo(did);
       if (repo.status !== null && (!repo.told || repo.status === 'pds_gone')) model.setStatus(repo, null);
       const before = repo.collections.size;
-      const added = collections.filter((name) => model.add(repo, name)).length;
       for (const name of [...repo.collections]) if (!collections.includes(name)) model.remove(repo, name);
+      const added = collections.filter((name) => model.add(repo, name)).length;
       expect(result).toMatchObject({
         added,
         removed: before + added - repo.collections.size,

@@ -10,7 +10,12 @@ import {
 } from '../../src/collections/store/bounds.ts';
 import { openCollectionReader } from '../../src/collections/store/reader.ts';
 import { openStore, type Store } from '../../src/collections/store/store.ts';
-import type { CollectionReader, Page, PageQuery } from '../../src/collections/types.ts';
+import {
+  CHECK_FAILURES,
+  type CollectionReader,
+  type Page,
+  type PageQuery,
+} from '../../src/collections/types.ts';
 import { didOf, makeDirectory, query, walk } from './samples.ts';
 
 setDefaultTimeout(60_000);
@@ -437,8 +442,7 @@ describe('accounts', () => {
   test('take a bounded number of collections, and only names that are NSIDs', () => {
     const names = Array.from({ length: MAX_COLLECTIONS_PER_REPO + 5 }, (_, index) => `com.example.n${index}`);
     const result = add(alice, ...names);
-    // One place is that in the list of all repos.
-    expect(result).toEqual({ added: MAX_COLLECTIONS_PER_REPO - 1, known: 0, refused: 6 });
+    expect(result).toEqual({ added: MAX_COLLECTIONS_PER_REPO, known: 0, refused: 5 });
     expect(add(bob, 'no nsid', '', POST)).toEqual({ added: 1, known: 0, refused: 2 });
     expect(store.transaction(() => store.add([{ did: 'nobody', collections: [POST] }]))).toEqual({
       added: 0,
@@ -449,6 +453,41 @@ describe('accounts', () => {
 });
 
 describe('checks', () => {
+  const numbered = (word: string, count: number): string[] =>
+    Array.from({ length: count }, (_, index) => `com.example.${word}${index}`);
+  const overBound = () => store.totals().byName.get(`failure_${CHECK_FAILURES.indexOf('over_bound')}`) ?? 0;
+
+  test('of a repo at the bound take ghosts out first, so that what is there finds room', () => {
+    add(alice, ...numbered('old', MAX_COLLECTIONS_PER_REPO));
+    const collections = [...numbered('new', MAX_COLLECTIONS_PER_REPO - 1), 'com.example.old0'];
+    const applied = store.transaction(() =>
+      store.apply(alice, store.begin(alice, NOW), { collections }, NOW),
+    );
+    expect(applied).toMatchObject({
+      added: MAX_COLLECTIONS_PER_REPO - 1,
+      known: 1,
+      removed: MAX_COLLECTIONS_PER_REPO - 1,
+    });
+    expect(overBound()).toBe(0);
+  });
+
+  test('whose answer has more than the index takes are not done: the repo stays counted as over the bound', () => {
+    const collections = numbered('one', MAX_COLLECTIONS_PER_REPO + 3);
+    commit(alice, [POST], [], { unproven: [LIKE] });
+    store.transaction(() => store.beginCheck(alice, NOW));
+    store.transaction(() => store.applyCheck(alice, { kind: 'collections', collections }, NOW));
+    expect(due(Number.MAX_SAFE_INTEGER)).toEqual([]);
+    expect(overBound()).toBe(1);
+    // By a commit, too, without a question: the answer is known.
+    commit(bob, collections);
+    commit(bob, ['com.example.more']);
+    expect(due(Number.MAX_SAFE_INTEGER)).toEqual([]);
+    expect(overBound()).toBe(2);
+    // Fewer now.
+    store.transaction(() => store.apply(bob, store.begin(bob, NOW), { collections: [POST] }, NOW));
+    expect(overBound()).toBe(1);
+  });
+
   test('are scheduled for what a commit does not prove, for a #sync and for a discontinuity, once per repo', () => {
     commit(alice, [POST], [], { unproven: [LIKE] });
     commit(alice, [POST], [], { discontinuity: true });
@@ -574,7 +613,7 @@ describe('checks', () => {
       store.transaction(() => store.setStatus([{ did: alice, status: null, hostId: 1 }], NOW));
       const apply = (hostId: number) =>
         store.transaction(() => store.apply(alice, store.begin(alice, NOW), { ...truth, hostId }, NOW));
-      expect(apply(1)).toEqual({ added: 0, known: 0, removed: 0, hidden: false, touched: true });
+      expect(apply(1)).toMatchObject({ added: 0, removed: 0, hidden: false, touched: true });
       expect(walk(reader, query([LIKE, 'com.example.old']))).toEqual([alice]);
       expect(reader.count('com.example.old')?.dids ?? 0).toBe(0);
       expect(due()).toEqual([{ did: alice, reason: 'verify', attempts: 0 }]);

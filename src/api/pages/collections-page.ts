@@ -35,6 +35,7 @@ const FAILURE_WORDS: Readonly<Record<CheckFailure, string>> = {
   server_error: 'its PDS failed',
   refused: 'its PDS refused, without a word on the repo',
   bad_answer: 'the answer was not what the lexicon says',
+  over_bound: 'it has more collections than the index takes',
 };
 
 const percent = (done: number, total: number | null): string =>

@@ -16,6 +16,9 @@ export const CHECK_REASONS = [
   'shown_again',
 ] as const satisfies readonly CheckReason[];
 
+/** Stands for the reason of what nothing was scheduled for; it is not shown. */
+const GIVEN_UP_AT_ONCE = CHECK_REASONS.indexOf('verify');
+
 interface CheckRow {
   readonly reason: number;
   readonly attempts: number;
@@ -27,6 +30,8 @@ export interface Checks {
   /** A repo that has a check keeps it, but for one that was given up. @returns false: over the bound, and counted */
   schedule(did: string, reason: CheckReason, nowMs: number): boolean;
   due(nowMs: number, limit: number): readonly ScheduledCheck[];
+  /** Counts a repo as given up without a question; one that is scheduled will be asked first. */
+  giveUp(did: string, why: CheckFailure): void;
   /** Puts a check off. */
   postpone(did: string, atMs: number): void;
   failed(did: string, why: CheckFailure, retryAtMs: number | null): void;
@@ -88,16 +93,23 @@ export const createChecks = (
     else upsert.run(did, after.reason, after.attempts, after.due, after.failure);
   };
 
+  /** Puts one where none is scheduled. @returns false: over the bound */
+  const put = (did: string, after: CheckRow): boolean => {
+    const before = select.get(did);
+    if (before !== null && before.due !== null) return true;
+    if (before === null && counted >= MAX_SCHEDULED_CHECKS) {
+      counters.checksRefused++;
+      return false;
+    }
+    set(did, before, after);
+    return true;
+  };
+
   return {
-    schedule(did, reason, nowMs) {
-      const before = select.get(did);
-      if (before !== null && before.due !== null) return true;
-      if (before === null && counted >= MAX_SCHEDULED_CHECKS) {
-        counters.checksRefused++;
-        return false;
-      }
-      set(did, before, { reason: CHECK_REASONS.indexOf(reason), attempts: 0, due: nowMs, failure: null });
-      return true;
+    schedule: (did, reason, nowMs) =>
+      put(did, { reason: CHECK_REASONS.indexOf(reason), attempts: 0, due: nowMs, failure: null }),
+    giveUp(did, why) {
+      put(did, { reason: GIVEN_UP_AT_ONCE, attempts: 0, due: null, failure: CHECK_FAILURES.indexOf(why) });
     },
     due: (nowMs, limit) =>
       selectDue

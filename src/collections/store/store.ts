@@ -460,21 +460,25 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   };
 
   // --- pairs ---
-  /** @returns 0 when the name is none, or one too many */
-  const collectionOf = (name: string): number => {
-    const known = names.get(name);
-    if (known !== undefined) return known;
-    if (names.size >= MAX_COLLECTIONS || !isNsid(name)) return 0;
+  type Outcome = 'added' | 'known' | 'refused' | 'over_bound';
+  const nameIt = (name: string): number => {
     const id = WIDESPREAD.indexOf(name) + 1 || ++lastCollection;
     insertName.run(id, name);
     names.set(name, id);
     return id;
   };
-  const addPair = (account: Account, name: string): 'added' | 'known' | 'refused' => {
-    const collection = collectionOf(name);
-    if (collection === 0 || account.status === DELETED) return 'refused';
-    if (placeOf(account, collection) !== null) return 'known';
-    if (account.places.length >= MAX_COLLECTIONS_PER_REPO) return 'refused';
+  const isFull = ({ places }: Account): boolean =>
+    places.length >= MAX_COLLECTIONS_PER_REPO &&
+    places.filter(({ collection, leftAt }) => collection !== ALL && leftAt === 0).length >=
+      MAX_COLLECTIONS_PER_REPO;
+  /** A name is given a number last: one of a pair that is refused would stay for nothing. */
+  const addPair = (account: Account, name: string): Outcome => {
+    const held = names.get(name);
+    if (account.status === DELETED) return 'refused';
+    if (held !== undefined && placeOf(account, held) !== null) return 'known';
+    if (held === undefined && !isNsid(name)) return 'refused';
+    if (isFull(account) || (held === undefined && names.size >= MAX_COLLECTIONS)) return 'over_bound';
+    const collection = held ?? nameIt(name);
     if (account.status === ACTIVE) place(account, collection);
     else account.places.push({ collection, position: 0, leftAt: 0 });
     account.changed = true;
@@ -497,7 +501,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     leave(account, gone, mask);
     return true;
   };
-  const countAdded = (outcome: 'added' | 'known' | 'refused'): void => {
+  const countAdded = (outcome: Outcome): void => {
     if (outcome === 'added') counters.newPairs++;
     else if (outcome === 'known') counters.knownPairs++;
     else counters.refusedPairs++;
@@ -588,10 +592,12 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
       }
     }
     const account = activeAccount(did, hostId, nowMs);
+    let isOverBound = false;
     for (let index = 0; index < present.length; index++) {
       const outcome = addPair(account, present[index]!);
       countAdded(outcome);
-      if (isPlc && outcome !== 'refused' && readPlc(did)) seen.add(names.get(present[index]!)!, hostId);
+      if (outcome === 'over_bound') isOverBound = true;
+      else if (isPlc && outcome !== 'refused' && readPlc(did)) seen.add(names.get(present[index]!)!, hostId);
     }
     for (let index = 0; index < gone.length; index++) {
       const collection = names.get(gone[index]!);
@@ -599,41 +605,52 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     }
     if (discontinuity || incomplete === true) schedule(did, 'discontinuity', nowMs);
     if (unproven.length > 0) schedule(did, 'unproven_removal', nowMs);
+    if (isOverBound) checks.giveUp(did, 'over_bound');
   };
 
-  const applyTruth = (did: string, truth: RepoTruth): Omit<AppliedTruth, 'touched'> => {
+  const applyTruth = (
+    did: string,
+    truth: RepoTruth,
+  ): Omit<AppliedTruth, 'touched'> & { readonly isOverBound?: boolean } => {
+    const nothing = { added: 0, known: 0, removed: 0, hidden: false };
     if ('hidden' in truth) {
       const account = accountOf(did, null);
       const isShown = account !== null && account.status === ACTIVE;
       // Never seen and not there: nothing to say.
-      if (account === null) return { added: 0, known: 0, removed: 0, hidden: false };
+      if (account === null) return nothing;
       // What the log says of a hidden account stays; it may be the relay's own word.
       if (isShown || !account.told) {
         hide(account, statusCode(truth.hidden));
         tell(account, false);
       }
-      return { added: 0, known: 0, removed: 0, hidden: isShown };
+      return { ...nothing, hidden: isShown };
     }
     const account = accountOf(did, ACTIVE)!;
     setHost(account, truth.hostId);
     if (account.status !== ACTIVE && (!account.told || account.status === PDS_GONE)) show(account);
-    let added = 0;
-    let known = 0;
     let gone = 0;
-    const wanted = new Set<number>();
-    for (const name of truth.collections) {
-      const outcome = addPair(account, name);
-      countAdded(outcome);
-      if (outcome === 'added') added++;
-      else if (outcome === 'known') known++;
-      wanted.add(names.get(name) ?? 0);
-    }
+    const wanted = new Set(truth.collections.map((name) => names.get(name)));
+    // What is not there goes first: near the bound it would keep out what is.
     for (const { collection, leftAt } of [...account.places])
       if (collection !== ALL && leftAt === 0 && !wanted.has(collection) && removePair(account, collection)) {
         gone++;
         counters.removedPairs++;
       }
-    return { added, known, removed: gone, hidden: false };
+    const outcomes = { added: 0, known: 0, refused: 0, over_bound: 0 };
+    for (const name of truth.collections) {
+      const outcome = addPair(account, name);
+      countAdded(outcome);
+      outcomes[outcome]++;
+    }
+    const { added, known } = outcomes;
+    return { added, known, removed: gone, hidden: false, isOverBound: outcomes.over_bound > 0 };
+  };
+  /** Ends the check of a repo with an answer. */
+  const endCheck = (did: string, truth: RepoTruth): Omit<AppliedTruth, 'touched'> => {
+    const { isOverBound, ...applied } = applyTruth(did, truth);
+    checks.done(did);
+    if (isOverBound === true) checks.giveUp(did, 'over_bound');
+    return applied;
   };
 
   return {
@@ -742,10 +759,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
         checks.done(did);
         checks.schedule(did, 'touched_while_checked', nowMs);
         return 'touched';
-      } else {
-        applyTruth(did, outcome.kind === 'gone' ? { hidden: outcome.reason } : outcome);
-        checks.done(did);
-      }
+      } else endCheck(did, outcome.kind === 'gone' ? { hidden: outcome.reason } : outcome);
       return 'applied';
     },
     begin: (did, nowMs) => checks.watch(did, nowMs),
@@ -757,9 +771,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
         schedule(did, isTouched ? 'touched_while_checked' : 'verify', nowMs);
         return { added: 0, known: 0, removed: 0, hidden: false, touched: true };
       }
-      const applied = applyTruth(did, truth);
-      checks.done(did);
-      return { ...applied, touched: false };
+      return { ...endCheck(did, truth), touched: false };
     },
     forget: (watch) => {
       checks.unwatch(watch, null);
