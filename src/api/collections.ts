@@ -14,7 +14,8 @@
  */
 import type { Context, Hono } from 'hono';
 import * as v from 'valibot';
-import type { CollectionReader, Page, PageQuery } from '../collections/types.ts';
+import { MAX_COLLECTIONS_MATCHED } from '../collections/store/bounds.ts';
+import type { BadQuery, CollectionReader, Page, PageQuery } from '../collections/types.ts';
 import { isNsid, MAX_NSID_LENGTH } from '../repo/syntax.ts';
 import type { ApiEnv } from './api.ts';
 import { type Checked, checkQuery, limitSchema } from './params.ts';
@@ -32,6 +33,12 @@ export const MAX_COUNTED_COLLECTIONS = 100;
 export const CACHE_MAX_AGE_S = 10;
 /** Of a cursor, as we make them and longer. */
 const MAX_CURSOR_CHARS = 512;
+
+const REFUSALS: Readonly<Record<BadQuery['bad'], string>> = {
+  cursor_invalid: 'cursor is not one of ours',
+  cursor_of_another_query: 'cursor is of another query: the collections must stay the same',
+  too_many_collections: `the prefixes match more than ${MAX_COLLECTIONS_MATCHED} collections: give longer ones, or names`,
+};
 
 const invalid = (c: Context, message: string): Response => xrpcError(c, 400, 'InvalidRequest', message);
 
@@ -109,12 +116,7 @@ export const addCollectionRoutes = (app: Hono<ApiEnv>, reader: CollectionReader)
     // Clients of some languages send an empty cursor where they have none.
     let page = read(cursor === '' ? null : cursor);
     if ('bad' in page) {
-      return invalid(
-        c,
-        page.bad === 'cursor_of_another_query'
-          ? 'cursor is of another query: the collections must stay the same'
-          : 'cursor is not one of ours',
-      );
+      return invalid(c, REFUSALS[page.bad]);
     }
     // A client that sees an empty page believes that it has seen all. The index gives one, after a bounded piece of
     // work, where many repos were told of at an earlier place; others get their turn in between.

@@ -48,9 +48,9 @@ export interface Page {
   readonly cursor: string | null;
 }
 
-/** A cursor that is damaged, or belongs to another query. */
-export interface BadCursor {
-  readonly bad: 'cursor_invalid' | 'cursor_of_another_query';
+/** A cursor that is damaged, or belongs to another query; a query that more than MAX_COLLECTIONS_MATCHED match. */
+export interface BadQuery {
+  readonly bad: 'cursor_invalid' | 'cursor_of_another_query' | 'too_many_collections';
 }
 
 export interface CollectionCount {
@@ -64,7 +64,7 @@ export interface CollectionReader {
    * Repos that have records in the wanted collections, in the order the index first saw them, without duplicates. A
    * page over several collections may be short, or empty with a cursor, after a bounded piece of work: read on.
    */
-  page(query: PageQuery): Page | BadCursor;
+  page(query: PageQuery): Page | BadQuery;
   /** Collections by name after `after`, with the number of repos (active ones; kept as counts, never scanned). */
   counts(after: string | null, limit: number): readonly CollectionCount[];
   /** Count of one, or null when never seen. */

@@ -114,6 +114,20 @@ describe('listReposByCollection', () => {
     expect((await get(`collection=${POST}&cursor=`)).repos.length).toBe(500);
   });
 
+  test('prefixes that match too many collections are InvalidRequest, with what to do instead', async () => {
+    const { index, request } = setUp();
+    const { page } = index.reader;
+    index.reader.page = (query) =>
+      query.prefixes.length > 0 ? { bad: 'too_many_collections' } : page(query);
+    const answer = await request(`${PATH}?collection=com.example.*`);
+    expect(answer.status).toBe(400);
+    expect(await json(answer)).toEqual({
+      error: 'InvalidRequest',
+      message: 'the prefixes match more than 1000 collections: give longer ones, or names',
+    });
+    expect((await request(`${PATH}?collection=${POST}`)).status).toBe(200);
+  });
+
   test('what is out of range or malformed is InvalidRequest', async () => {
     const { index, request } = setUp();
     index.add(did(1), POST);

@@ -3,6 +3,7 @@ import { Database } from 'bun:sqlite';
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from 'bun:test';
 import { copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import {
+  MAX_COLLECTIONS_MATCHED,
   MAX_COLLECTIONS_PER_REPO,
   MAX_LEFT_PER_COLLECTION,
   MAX_LEFT_PER_REPO,
@@ -682,6 +683,149 @@ describe('writers beside each other', () => {
   });
 });
 
+describe('names of collections', () => {
+  const numbered = (word: string, count: number): string[] =>
+    Array.from({ length: count }, (_, index) => `com.example.${word}${index}`);
+  const MOST = 40;
+  const CROWDED = 20;
+  const small = { seenPairs: 64, maxCollections: MOST, crowdedCollections: CROWDED };
+  const reopen = (): void => {
+    store.close();
+    store = openStore(directory.path, small);
+  };
+  /** One answer after the other that has none of the names of the one before. */
+  const churn = (rounds: number, size: number): void => {
+    for (let round = 0; round < rounds; round++) {
+      const collections = numbered(`round${round}x`, size);
+      store.transaction(() => store.apply(bob, store.begin(bob, NOW), { collections }, NOW));
+    }
+  };
+
+  test('are not filled up by one account, however many it makes up: numbers that nobody needs are given away', () => {
+    reopen();
+    commit(alice, ['com.example.kept']);
+    churn(30, 10);
+    expect(store.totals().collections).toBeLessThanOrEqual(CROWDED + 10);
+    commit(alice, ['com.example.new']);
+    expect(walk(reader, query(['com.example.new']))).toEqual([alice]);
+    expect(walk(reader, query(['com.example.kept']))).toEqual([alice]);
+    for (let round = 0; round < 29; round++)
+      expect(walk(reader, query([`com.example.round${round}x0`]))).toEqual([]);
+    expect(walk(reader, query(numbered('round29x', 10)))).toEqual([bob]);
+  });
+
+  test('are none, and take up no number, of a pair that is refused', () => {
+    commit(alice, ['com.example.kept']);
+    const names = store.totals().collections;
+    account(bob, 'deleted');
+    add(bob, ...numbered('deleted', 5));
+    commit(alice, numbered('much', MAX_COLLECTIONS_PER_REPO + 50));
+    expect(store.totals().collections).toBe(names + MAX_COLLECTIONS_PER_REPO - 1);
+  });
+
+  test('of hidden repos and of left places keep their numbers', () => {
+    reopen();
+    const hidden = numbered('hidden', 8);
+    commit(alice, hidden);
+    account(alice, 'deactivated');
+    add(alice, 'com.example.hidden8');
+    commit(web, [ONE, TWO]);
+    commit(web, [], [ONE]);
+    churn(20, 10);
+    account(alice, null);
+    expect(walk(reader, query(['com.example.hidden8']))).toEqual([alice]);
+    for (const name of hidden) expect(walk(reader, query([name]))).toEqual([alice]);
+    expect(reader.counts(null, 100)).toHaveLength(9 + 1 + 10);
+    expect(walk(reader, query([ONE, TWO]), 1)).toEqual([web]);
+    // Hidden and then deleted, nobody needs them.
+    account(alice, 'deactivated');
+    account(alice, 'deleted');
+    const before = store.totals().collections;
+    churn(2, 10);
+    expect(store.totals().collections).toBe(before);
+  });
+
+  test('and their cursors: one from before a name lost its number is good when the name is back under another one', () => {
+    reopen();
+    const dids = [alice, bob, web];
+    for (const did of dids) commit(did, [ONE]);
+    const { cursor } = page(query([ONE]), null, 1);
+    for (const did of dids) commit(did, [], [ONE]);
+    store.transaction(() => store.add([{ did: didOf(50), collections: numbered('more', 30) }]));
+    for (const did of [bob, alice]) commit(did, [ONE]);
+    expect(page(query([ONE]), cursor, 10).dids).toEqual([bob, alice]);
+  });
+
+  test('that were given to other numbers meanwhile are not confused by another writer', () => {
+    reopen();
+    const other = openStore(directory.path, small);
+    commit(alice, [ONE], [], {}, other);
+    commit(alice, numbered('fill', CROWDED), [], {}, other);
+    commit(bob, [TWO], [], {}, other);
+    // While `other` does not look, the number of ONE goes to a second name, ONE gets another, and its first a third name.
+    commit(alice, [], [ONE, ...numbered('fill', CROWDED)]);
+    commit(bob, ['com.example.second'], [TWO]);
+    commit(web, [ONE, TWO]);
+    commit(bob, [], ['com.example.second']);
+    commit(bob, ['com.example.third']);
+    for (const name of [ONE, TWO]) commit(alice, [name], [], {}, other);
+    expect(walk(reader, query([ONE]))).toEqual([web, alice]);
+    expect(walk(reader, query([TWO]))).toEqual([web, alice]);
+    expect(walk(reader, query(['com.example.third']))).toEqual([bob]);
+    other.close();
+  });
+
+  test('new ones are refused, and counted, of repos that have hundreds when all numbers are needed, and of all when none is left', () => {
+    store.close();
+    store = openStore(directory.path, { ...small, maxCollections: 260, crowdedCollections: 210 });
+    commit(alice, numbered('large', 215));
+    expect(reader.counts(null, 1_000)).toHaveLength(210);
+    expect(store.totals().byName.get(`failure_${CHECK_FAILURES.indexOf('over_bound')}`)).toBe(1);
+    commit(bob, numbered('bob', 100));
+    expect(reader.counts(null, 1_000)).toHaveLength(260);
+    // What is known they may have, and the widespread ones.
+    commit(web, ['com.example.large3', 'com.example.none', POST]);
+    expect(walk(reader, query(['com.example.large3']))).toEqual([alice, web]);
+    expect(walk(reader, query([POST]))).toEqual([web]);
+    expect(store.totals().byName.get(`failure_${CHECK_FAILURES.indexOf('over_bound')}`)).toBe(3);
+  });
+
+  test('that a prefix matches are bounded in number, those that nobody has left out', () => {
+    const names = numbered('n', MAX_COLLECTIONS_MATCHED + 1);
+    add(alice, ...names);
+    const asked = { ...query([], ['com.example.']), cursor: null, limit: 10 };
+    expect(reader.page(asked)).toEqual({ bad: 'too_many_collections' });
+    expect(reader.page({ ...asked, prefixes: ['com.example.', 'org.example.'] })).toEqual({
+      bad: 'too_many_collections',
+    });
+    expect(walk(reader, query(names.slice(0, 3)))).toEqual([alice]);
+    commit(alice, [], [names[MAX_COLLECTIONS_MATCHED]!]);
+    expect(walk(reader, query([], ['com.example.']))).toEqual([alice]);
+  });
+
+  test('and what is needed of them are counted anew where an older weir made the file', () => {
+    commit(alice, [ONE, TWO]);
+    commit(bob, [ONE]);
+    account(alice, 'deactivated');
+    reader.close();
+    store.close();
+    const db = new Database(directory.path);
+    for (const index of ['listed', 'unused', 'named']) db.run(`drop index collections_${index}`);
+    db.run('create index collections_shown on collections (name) where dids > 0');
+    for (const column of ['hidden', 'named']) db.run(`alter table collections drop column ${column}`);
+    db.run('alter table meta drop column named');
+    db.run('pragma user_version = 1');
+    db.close();
+    store = openStore(directory.path, { ...small, crowdedCollections: 0 });
+    reader = openCollectionReader(directory.path);
+    commit(web, ['com.example.new']);
+    account(alice, null);
+    expect(walk(reader, query([ONE]))).toEqual([bob, alice]);
+    expect(walk(reader, query([TWO]))).toEqual([alice]);
+    expect(walk(reader, query(['com.example.new']))).toEqual([web]);
+  });
+});
+
 describe('a file that cannot be used stops us with what to do', () => {
   const reopen = () => openStore(directory.path);
   const close = (): void => {
@@ -700,9 +844,9 @@ describe('a file that cannot be used stops us with what to do', () => {
   test('when a newer weir wrote it', () => {
     close();
     const db = new Database(directory.path);
-    db.run('pragma user_version = 2');
+    db.run('pragma user_version = 3');
     db.close();
-    expect(reopen).toThrow(/newer weir \(version 2, this one knows 1\).*delete .*collections\.sqlite/s);
+    expect(reopen).toThrow(/newer weir \(version 3, this one knows 2\).*delete .*collections\.sqlite/s);
     expect(() => openCollectionReader(directory.path)).toThrow(/newer weir/);
     restore();
   });

@@ -1,7 +1,13 @@
 /** The bounds of the collection index, each with its reason. */
 
-/** Collections ever interned: names are made up freely by anyone who has an account. The network has some 20,000. */
+/** Collections with a number: names are made up freely by anyone who has an account. The network has some 20,000. */
 export const MAX_COLLECTIONS = 250_000;
+/** From so many on, numbers of collections that nobody has any more are given away first. */
+export const CROWDED_COLLECTIONS = 125_000;
+/** And where there are none of those: a repo that has as many collections brings no new names. Real ones rarely do. */
+export const MAX_COLLECTIONS_TO_BRING_NAMES = 200;
+/** Collections that the prefixes of one query may match: each is a list to be opened for each page, some 10 µs. */
+export const MAX_COLLECTIONS_MATCHED = 1_000;
 /** Of one repo, hidden or not: its record in the index is read and written as a whole. The busiest have hundreds. */
 export const MAX_COLLECTIONS_PER_REPO = 2_000;
 /** Places of removed pairs that a repo keeps (see placesStart in account.ts). */

@@ -7,8 +7,9 @@
  * there. No cursor means the end.
  */
 import type { Database } from 'bun:sqlite';
-import type { CollectionCount, CollectionReader, Page, PageQuery } from '../types.ts';
+import type { BadQuery, CollectionCount, CollectionReader, Page, PageQuery } from '../types.ts';
 import { ALL, accountNumber, placesStart } from './account.ts';
+import { MAX_COLLECTIONS_MATCHED } from './bounds.ts';
 import { decodeCursor, encodeCursor } from './cursor.ts';
 import { KEYS, keyOf } from './did.ts';
 import { openDidReader } from './did-file.ts';
@@ -75,8 +76,8 @@ const createReader = (db: Database, path: string, maxRareEntries: number): Colle
     "select id, dids, places from collections where name = ? and name <> ''",
   );
   const selectRepoCount = db.query<{ dids: number }, [number]>('select dids from collections where id = ?');
-  const selectPrefix = db.query<{ id: number; dids: number; places: number }, [string, string]>(
-    'select id, dids, places from collections where name >= ? and name < ?',
+  const selectPrefix = db.query<{ id: number; dids: number; places: number }, [string, string, number]>(
+    'select id, dids, places from collections where name >= ? and name < ? and (dids > 0 or places > 0) limit ?',
   );
   const selectCounts = db.query<CollectionCount, [string, number]>(
     'select name as collection, dids from collections where dids > 0 and name > ? order by name limit ?',
@@ -250,7 +251,7 @@ const createReader = (db: Database, path: string, maxRareEntries: number): Colle
     }
   };
 
-  const read = (query: PageQuery): Page | { readonly bad: 'cursor_invalid' | 'cursor_of_another_query' } => {
+  const read = (query: PageQuery): Page | BadQuery => {
     let after = 0;
     if (query.cursor !== null) {
       const decoded = decodeCursor(identity, query, query.cursor);
@@ -262,12 +263,15 @@ const createReader = (db: Database, path: string, maxRareEntries: number): Colle
     const found = new Map<number, { dids: number; places: number }>();
     for (const name of query.collections) {
       const row = selectCollection.get(name);
-      if (row !== null) found.set(row.id, row);
+      if (row !== null && (row.dids > 0 || row.places > 0)) found.set(row.id, row);
     }
-    // What comes after '.' is '/'.
-    for (const prefix of query.prefixes)
-      for (const row of selectPrefix.all(prefix, `${prefix.slice(0, -1)}/`)) found.set(row.id, row);
-    for (const [id, row] of found) if (row.dids === 0 && row.places === 0) found.delete(id);
+    for (const prefix of query.prefixes) {
+      const room = MAX_COLLECTIONS_MATCHED - found.size;
+      // What comes after '.' is '/'.
+      const rows = selectPrefix.all(prefix, `${prefix.slice(0, -1)}/`, room + 1);
+      if (rows.length > room) return { bad: 'too_many_collections' };
+      for (const row of rows) found.set(row.id, row);
+    }
     if (found.size === 0) return { dids: [], cursor: null };
     if (found.size === 1) return pageOfOne(query, [...found.keys()][0]!, after);
     const walks: Walk[] = [];

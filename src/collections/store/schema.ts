@@ -6,6 +6,7 @@
  */
 import { Database } from 'bun:sqlite';
 import { existsSync } from 'node:fs';
+import { ACTIVE, accountHead, decodeAccount } from './account.ts';
 import { BUSY_TIMEOUT_MS } from './bounds.ts';
 import { createDidFile } from './did-file.ts';
 import { CollectionIndexError, explain, rebuildHint } from './problem.ts';
@@ -21,14 +22,16 @@ const WRITER_CACHE_BYTES = 32 * 1024 * 1024;
 const READER_CACHE_BYTES = 8 * 1024 * 1024;
 
 /** Stored as user_version. Raised whenever an older weir would misread the file. */
-export const SCHEMA_VERSION = 1;
+export const SCHEMA_VERSION = 2;
 
 /*
  * meta         one row: who we are, how far we have come. `position` is the next place to be given out, `slot` and
  *              `other` the next account numbers, `removals` grows with each change that makes a seen pair untrue,
- *              `gaps` with each stretch of the log that we did not get to read; `swept` = hosts hidden by the last sweep.
- * collections  number ↔ name; `dids` = active repos that have it, `places` = places left in it. Number 0 is the list of
- *              all repos and stands under ''.
+ *              `gaps` with each stretch of the log that we did not get to read; `swept` = hosts hidden by the last sweep,
+ *              `named` grows with each number that is given a name.
+ * collections  number ↔ name; `dids` = active repos that have it, `places` = places left in it, `hidden` = hidden repos
+ *              that have it; a number with none of the three may be given another name. `named` = when it got its name.
+ *              Number 0 is the list of all repos and stands under ''.
  * chunks       lists of repos (list.ts); key = list << 40 | base.
  * accounts     by 48 bits of a hash of the DID, the next free number where two fall together (account.ts).
  * others       DIDs that are no did:plc; those are in the file of DIDs.
@@ -36,16 +39,22 @@ export const SCHEMA_VERSION = 1;
  * watches      repos that are being asked for; `touched` = an event of them came since.
  * totals       counts by name.
  */
+const NAME_INDEXES = `
+create index collections_listed on collections (name) where dids > 0 or places > 0;
+create index collections_unused on collections (id) where dids = 0 and places = 0 and hidden = 0;
+create index collections_named on collections (named);
+`;
 const SCHEMA = `
 create table meta (
   id integer primary key check (id = 0), identity blob not null, seed blob not null, seq integer,
   position integer not null, slot integer not null, other integer not null, removals integer not null,
-  gaps integer not null, swept text not null
+  gaps integer not null, swept text not null, named integer not null default 0
 );
 create table collections (
-  id integer primary key, name text not null unique, dids integer not null default 0, places integer not null default 0
+  id integer primary key, name text not null unique, dids integer not null default 0, places integer not null default 0,
+  hidden integer not null default 0, named integer not null default 0
 );
-create index collections_shown on collections (name) where dids > 0;
+${NAME_INDEXES}
 create table chunks (key integer primary key, entries blob not null);
 create table accounts (key integer primary key, data blob not null);
 create table others (id integer primary key, did text not null);
@@ -61,6 +70,23 @@ create table totals (name text primary key, value integer not null) without rowi
 insert into collections (id, name) values (0, '');
 `;
 
+/** Version 1 did not count the hidden repos of a collection: each account is looked at, once. */
+const upgradeFrom1 = (db: Database): void => {
+  db.run('alter table meta add column named integer not null default 0');
+  db.run('alter table collections add column hidden integer not null default 0');
+  db.run('alter table collections add column named integer not null default 0');
+  db.run('drop index collections_shown');
+  db.run(NAME_INDEXES);
+  const hidden = new Map<number, number>();
+  for (const { data } of db.query<{ data: Uint8Array }, []>('select data from accounts').iterate()) {
+    if (accountHead(data).status === ACTIVE) continue;
+    for (const { collection } of decodeAccount(0, '', data).places)
+      hidden.set(collection, (hidden.get(collection) ?? 0) + 1);
+  }
+  const update = db.query<null, [number, number]>('update collections set hidden = ?2 where id = ?1');
+  for (const [id, count] of hidden) update.run(id, count);
+};
+
 const randomBlob = (bytes: number): Uint8Array => crypto.getRandomValues(new Uint8Array(bytes));
 
 const check = (db: Database, path: string): number => {
@@ -71,6 +97,17 @@ const check = (db: Database, path: string): number => {
         `run that one, or ${rebuildHint(path)}`,
     );
   return version;
+};
+
+const make = (db: Database, path: string): void => {
+  const { count } = db.query('select count(*) as count from sqlite_schema').get() as { count: number };
+  if (count > 0) throw new CollectionIndexError(`${path} is no collection index: ${rebuildHint(path)}`);
+  db.run(SCHEMA);
+  const identity = randomBlob(16);
+  createDidFile(path, identity);
+  db.query(
+    "insert into meta (id, identity, seed, position, slot, other, removals, gaps, swept) values (0, ?, ?, 1, 0, 0, 0, 0, '')",
+  ).run(identity, randomBlob(8));
 };
 
 /** Opens the file for writing and makes it when there is none. @throws CollectionIndexError */
@@ -90,13 +127,10 @@ export const openForWriting = (path: string): Database => {
       db.run(`pragma wal_autocheckpoint = ${WAL_BYTES / PAGE_BYTES}`);
       db.run(`pragma journal_size_limit = ${2 * WAL_BYTES}`);
       db.transaction(() => {
-        if (check(db, path) === SCHEMA_VERSION) return;
-        const { count } = db.query('select count(*) as count from sqlite_schema').get() as { count: number };
-        if (count > 0) throw new CollectionIndexError(`${path} is no collection index: ${rebuildHint(path)}`);
-        db.run(SCHEMA);
-        const identity = randomBlob(16);
-        createDidFile(path, identity);
-        db.query("insert into meta values (0, ?, ?, null, 1, 0, 0, 0, 0, '')").run(identity, randomBlob(8));
+        const version = check(db, path);
+        if (version === SCHEMA_VERSION) return;
+        if (version === 1) upgradeFrom1(db);
+        else make(db, path);
         db.run(`pragma user_version = ${SCHEMA_VERSION}`);
       }).immediate();
       return db;

@@ -37,8 +37,10 @@ import {
   uselessPlaces,
 } from './account.ts';
 import {
+  CROWDED_COLLECTIONS,
   MAX_COLLECTIONS,
   MAX_COLLECTIONS_PER_REPO,
+  MAX_COLLECTIONS_TO_BRING_NAMES,
   MAX_LEFT_PER_COLLECTION,
   MAX_LEFT_PER_REPO,
   SEEN_PAIRS,
@@ -148,6 +150,7 @@ interface Meta {
   removals: number;
   gaps: number;
   swept: string;
+  named: number;
 }
 
 /** Failures that have nothing to do with the index itself: a full disk, another writer that does not end. */
@@ -155,21 +158,31 @@ export const isPassing = (error: unknown): boolean =>
   (error instanceof SQLiteError && /^SQLITE_(BUSY|FULL|IOERR)/.test(error.code ?? '')) ||
   (error as NodeJS.ErrnoException | null)?.code === 'ENOSPC';
 
+export interface StoreOptions {
+  /** Remembered as seen, a power of two. Default: SEEN_PAIRS. */
+  readonly seenPairs?: number;
+  /** Default: MAX_COLLECTIONS. */
+  readonly maxCollections?: number;
+  /** Default: CROWDED_COLLECTIONS. */
+  readonly crowdedCollections?: number;
+}
+
 /** Opens the index at `path`, or makes it. @throws CollectionIndexError */
-export const openStore = (path: string, options: { readonly seenPairs?: number } = {}): Store => {
+export const openStore = (path: string, options: StoreOptions = {}): Store => {
   const db = openForWriting(path);
   try {
-    return createStore(db, path, options.seenPairs ?? SEEN_PAIRS);
+    return createStore(db, path, options);
   } catch (error) {
     db.close();
     throw explain(error, path);
   }
 };
 
-const createStore = (db: Database, path: string, seenSize: number): Store => {
+const createStore = (db: Database, path: string, options: StoreOptions): Store => {
+  const { maxCollections = MAX_COLLECTIONS, crowdedCollections = CROWDED_COLLECTIONS } = options;
   const { identity, seed } = identityOf(db);
   const dids = openDidWriter(path, identity);
-  const seen = createSeenPairs(seenSize);
+  const seen = createSeenPairs(options.seenPairs ?? SEEN_PAIRS);
   const counters: StoreCounters = {
     transactions: 0,
     rollbacks: 0,
@@ -193,17 +206,23 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   const commitTransaction = db.query<null, []>('commit');
   const dataVersion = db.query<{ data_version: number }, []>('pragma data_version');
   const selectMeta = db.query<Meta, []>(
-    'select seq, position, slot, other, removals, gaps, swept from meta where id = 0',
+    'select seq, position, slot, other, removals, gaps, swept, named from meta where id = 0',
   );
-  const updateMeta = db.query<null, [number | null, number, number, number, number, number, string]>(
-    'update meta set seq = ?, position = ?, slot = ?, other = ?, removals = ?, gaps = ?, swept = ? where id = 0',
+  const updateMeta = db.query<null, [number | null, number, number, number, number, number, string, number]>(
+    'update meta set seq = ?, position = ?, slot = ?, other = ?, removals = ?, gaps = ?, swept = ?, named = ? where id = 0',
   );
-  const selectNames = db.query<{ id: number; name: string }, [number, number]>(
-    'select id, name from collections where id > ?1 or id between 1 and ?2',
+  const selectNames = db.query<{ id: number; name: string }, [number]>(
+    "select id, name from collections where named > ? and name <> ''",
   );
-  const insertName = db.query<null, [number, string]>('insert into collections (id, name) values (?, ?)');
-  const updateCounts = db.query<null, [number, number, number]>(
-    'update collections set dids = dids + ?2, places = places + ?3 where id = ?1',
+  const upsertName = db.query<null, [number, string, number]>(
+    'insert into collections (id, name, named) values (?, ?, ?) ' +
+      'on conflict (id) do update set name = excluded.name, named = excluded.named',
+  );
+  const selectUnused = db.query<{ id: number }, [number]>(
+    'select id from collections where dids = 0 and places = 0 and hidden = 0 and id > ? limit 1',
+  );
+  const updateCounts = db.query<null, [number, number, number, number]>(
+    'update collections set dids = dids + ?2, places = places + ?3, hidden = hidden + ?4 where id = ?1',
   );
   const selectPlaces = db.query<{ places: number }, [number]>('select places from collections where id = ?');
   const selectAccount = db.query<{ data: Uint8Array }, [number]>('select data from accounts where key = ?');
@@ -222,6 +241,10 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   let metaChanged = false;
   let version = -1;
   const names = new Map<string, number>();
+  /** Names by number. */
+  const nameOf: string[] = [];
+  /** `meta.named` of the last name among them; −1: none was read yet. */
+  let lastNamed = -1;
   /** Numbers up to that of the last widespread one are theirs. */
   let lastCollection = WIDESPREAD.length;
   const chunks = createChunks(db);
@@ -230,8 +253,8 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   /** did:plc of accounts made in this transaction that are not in their file yet: slots [meta.slot − n, meta.slot). */
   let newDids = new Uint8Array(64 * PLC_BYTES);
   let newDidCount = 0;
-  const didCounts = new Map<number, number>();
-  const placeCounts = new Map<number, number>();
+  /** What changed in the counts of collections, by number. */
+  const counts = new Map<number, { dids: number; places: number; hidden: number }>();
   const totals = new Map<string, number>();
   const total = (name: string, by: number): void => {
     totals.set(name, (totals.get(name) ?? 0) + by);
@@ -242,6 +265,15 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   /** Those of this transaction: whoever began them is told that they are not, when it fails. */
   const begunNow: string[] = [];
 
+  const setName = (id: number, name: string): void => {
+    const before = nameOf[id];
+    // It may have another number by now.
+    if (before !== undefined && names.get(before) === id) names.delete(before);
+    names.set(name, id);
+    nameOf[id] = name;
+    lastCollection = Math.max(lastCollection, id);
+  };
+
   // --- transactions ---
   const reload = (): void => {
     const fresh = selectMeta.get()!;
@@ -251,10 +283,9 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     metaChanged = false;
     chunks.forget();
     checks.reload();
-    for (const { id, name } of selectNames.all(lastCollection, WIDESPREAD.length)) {
-      names.set(name, id);
-      lastCollection = Math.max(lastCollection, id);
-    }
+    if (meta.named === lastNamed) return;
+    for (const { id, name } of selectNames.all(lastNamed)) setName(id, name);
+    lastNamed = meta.named;
   };
   const flushAccounts = (): void => {
     if (newDidCount > 0) {
@@ -265,17 +296,27 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
       if (account.changed) upsertAccount.run(account.key, encodeAccount(account));
     inHand.clear();
   };
+  const flushCounts = (): void => {
+    for (const [id, { dids, places, hidden }] of counts) updateCounts.run(id, dids, places, hidden);
+    counts.clear();
+  };
   const flush = (): void => {
     flushAccounts();
     chunks.flush();
-    for (const id of placeCounts.keys()) if (!didCounts.has(id)) didCounts.set(id, 0);
-    for (const [id, count] of didCounts) updateCounts.run(id, count, placeCounts.get(id) ?? 0);
-    didCounts.clear();
-    placeCounts.clear();
+    flushCounts();
     for (const [name, value] of totals) if (value !== 0) addToTotal.run(name, value);
     totals.clear();
     if (metaChanged)
-      updateMeta.run(meta.seq, meta.position, meta.slot, meta.other, meta.removals, meta.gaps, meta.swept);
+      updateMeta.run(
+        meta.seq,
+        meta.position,
+        meta.slot,
+        meta.other,
+        meta.removals,
+        meta.gaps,
+        meta.swept,
+        meta.named,
+      );
     metaChanged = false;
     // On disk before what refers to it: SQLite's own order says nothing of this file.
     dids.sync();
@@ -285,13 +326,14 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     if (db.inTransaction) db.run('rollback');
     inHand.clear();
     newDidCount = 0;
-    didCounts.clear();
-    placeCounts.clear();
+    counts.clear();
     totals.clear();
     for (const did of begunNow) begun.delete(did);
     begunNow.length = 0;
     seen.clear();
     names.clear();
+    nameOf.length = 0;
+    lastNamed = -1;
     lastCollection = WIDESPREAD.length;
     // The next transaction reads everything anew.
     version = -1;
@@ -322,8 +364,13 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   };
 
   // --- accounts ---
-  const count = (counts: Map<number, number>, id: number, by: number): void => {
-    counts.set(id, (counts.get(id) ?? 0) + by);
+  const count = (of: 'dids' | 'places' | 'hidden', id: number, by: number): void => {
+    let change = counts.get(id);
+    if (change === undefined) {
+      change = { dids: 0, places: 0, hidden: 0 };
+      counts.set(id, change);
+    }
+    change[of] += by;
   };
   const didOf = (number: number): string => {
     if ((number & 1) === 1) return selectOther.get((number - 1) / 2)!.did;
@@ -343,7 +390,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     const mask = collection === ALL ? 0 : maskAt(account.places, position);
     chunks.append(listOf(collection), position, account.number, mask);
     account.places.push({ collection, position, leftAt: 0 });
-    count(didCounts, collection, 1);
+    count('dids', collection, 1);
     account.changed = true;
   };
   const newNumber = (did: string): number => {
@@ -417,7 +464,7 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
   // --- places ---
   const dropLeft = (account: Account, left: Place): void => {
     chunks.remove(leftListOf(left.collection), left.position);
-    count(placeCounts, left.collection, -1);
+    count('places', left.collection, -1);
     total('places', -1);
     account.places.splice(account.places.indexOf(left), 1);
     account.changed = true;
@@ -448,11 +495,12 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
       return;
     }
     chunks.insert(leftListOf(left.collection), left.position, account.number, mask);
-    count(placeCounts, left.collection, 1);
+    count('places', left.collection, 1);
     total('places', 1);
     const all = account.places.filter(({ leftAt }) => leftAt > 0);
     if (all.length > MAX_LEFT_PER_REPO) dropNeeded(account, all[0]!);
-    const inCollection = selectPlaces.get(left.collection)!.places + (placeCounts.get(left.collection) ?? 0);
+    const inCollection =
+      selectPlaces.get(left.collection)!.places + (counts.get(left.collection)?.places ?? 0);
     if (inCollection <= MAX_LEFT_PER_COLLECTION) return;
     const oldest = chunks.first(leftListOf(left.collection))!;
     const other = accountOf(didOf(oldest.account), null)!;
@@ -461,10 +509,31 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
 
   // --- pairs ---
   type Outcome = 'added' | 'known' | 'refused' | 'over_bound';
-  const nameIt = (name: string): number => {
-    const id = WIDESPREAD.indexOf(name) + 1 || ++lastCollection;
-    insertName.run(id, name);
-    names.set(name, id);
+  /**
+   * Gives a name a number: when it is crowded, that of a name that nobody has any more. Nothing tells of a number
+   * without pairs, be they shown, left or hidden: lists of it are empty, and cursors are bound to names.
+   *
+   * @returns 0: there is no room
+   */
+  const numberFor = (name: string, { places }: Account): number => {
+    const widespread = WIDESPREAD.indexOf(name) + 1;
+    if (widespread > 0) return widespread;
+    if (names.size < crowdedCollections) return lastCollection + 1;
+    flushCounts();
+    const unused = selectUnused.get(WIDESPREAD.length);
+    if (unused !== null) return unused.id;
+    return names.size < maxCollections && places.length < MAX_COLLECTIONS_TO_BRING_NAMES
+      ? lastCollection + 1
+      : 0;
+  };
+  /** @returns 0: there is no room */
+  const nameIt = (name: string, account: Account): number => {
+    const id = numberFor(name, account);
+    if (id === 0) return 0;
+    lastNamed = ++meta.named;
+    metaChanged = true;
+    upsertName.run(id, name, meta.named);
+    setName(id, name);
     return id;
   };
   const isFull = ({ places }: Account): boolean =>
@@ -477,10 +546,14 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     if (account.status === DELETED) return 'refused';
     if (held !== undefined && placeOf(account, held) !== null) return 'known';
     if (held === undefined && !isNsid(name)) return 'refused';
-    if (isFull(account) || (held === undefined && names.size >= MAX_COLLECTIONS)) return 'over_bound';
-    const collection = held ?? nameIt(name);
+    if (isFull(account)) return 'over_bound';
+    const collection = held ?? nameIt(name, account);
+    if (collection === 0) return 'over_bound';
     if (account.status === ACTIVE) place(account, collection);
-    else account.places.push({ collection, position: 0, leftAt: 0 });
+    else {
+      account.places.push({ collection, position: 0, leftAt: 0 });
+      count('hidden', collection, 1);
+    }
     account.changed = true;
     total('rows', 1);
     return 'added';
@@ -492,12 +565,13 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     total('rows', -1);
     if (account.status !== ACTIVE) {
       account.places.splice(account.places.indexOf(gone), 1);
+      count('hidden', collection, -1);
       return true;
     }
     removed();
     if (readPlc(account.did)) seen.remove(collection);
     const mask = chunks.remove(listOf(collection), gone.position);
-    count(didCounts, collection, -1);
+    count('dids', collection, -1);
     leave(account, gone, mask);
     return true;
   };
@@ -516,20 +590,22 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
       for (const { collection, position, leftAt } of account.places) {
         if (leftAt > 0) {
           chunks.remove(leftListOf(collection), position);
-          count(placeCounts, collection, -1);
+          count('places', collection, -1);
           total('places', -1);
           continue;
         }
         chunks.remove(listOf(collection), position);
-        count(didCounts, collection, -1);
+        count('dids', collection, -1);
         if (collection !== ALL && readPlc(account.did)) seen.remove(collection);
       }
       account.places = account.places
         .filter(({ collection, leftAt }) => collection !== ALL && leftAt === 0)
         .map(({ collection }) => ({ collection, position: 0, leftAt: 0 }));
+      for (const { collection } of account.places) count('hidden', collection, 1);
     } else total(`hidden_${account.status}`, -1);
     if (status === DELETED) {
       total('rows', -account.places.length);
+      for (const { collection } of account.places) count('hidden', collection, -1);
       account.places = [];
       checks.done(account.did);
     }
@@ -545,7 +621,10 @@ const createStore = (db: Database, path: string, seenSize: number): Store => {
     const { places } = account;
     account.places = [];
     place(account, ALL);
-    for (const { collection } of places) place(account, collection);
+    for (const { collection } of places) {
+      count('hidden', collection, -1);
+      place(account, collection);
+    }
   };
 
   const schedule = (did: string, reason: CheckReason, nowMs: number): boolean => {
