@@ -56,9 +56,6 @@ const open = (path: string, mode: 'r' | 'r+'): number => {
 export interface DidReader {
   /** The DID in a slot that was committed. */
   text(slot: number): string;
-  /** Where the 15 bytes of the slot are in `bytes`. */
-  offset(slot: number): number;
-  readonly bytes: Uint8Array;
   close(): void;
 }
 
@@ -86,10 +83,6 @@ export const openDidReader = (path: string, identity: Uint8Array): DidReader => 
     text: (slot) => {
       const at = offset(slot);
       return plcText(bytes, at);
-    },
-    offset,
-    get bytes() {
-      return bytes;
     },
     close: () => {
       bytes = new Uint8Array(0);
@@ -136,10 +129,6 @@ export const openDidWriter = (path: string, identity: Uint8Array): DidWriter => 
   let dirty = false;
   return {
     text: reader.text,
-    offset: reader.offset,
-    get bytes() {
-      return reader.bytes;
-    },
     write(firstSlot, packed) {
       const at = HEADER_BYTES + firstSlot * PLC_BYTES;
       const end = at + packed.length;
