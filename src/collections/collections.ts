@@ -137,7 +137,7 @@ export const openCollections = async (deps: CollectionsDeps): Promise<Collection
       deps.warn(
         seq === null
           ? 'the collection index is new, and the log does not begin with the first event: what is older comes with `bun run backfill`'
-          : 'the log does not hold what the collection index would read next: what it missed comes with `bun run backfill --verify`',
+          : 'the log does not hold what the collection index would read next: what it missed comes with `bun run backfill --verify --all`, and repos that it does not know with `--from-hosts`',
         { ...(seq === null ? {} : { indexed: seq }), goesOnAt: oldestSeq },
       );
     },
@@ -169,6 +169,13 @@ export const openCollections = async (deps: CollectionsDeps): Promise<Collection
     close: async () => {},
   };
 
+  /** What was counted since the index was made. */
+  const since = () => ({
+    gaps: stats.gaps,
+    refusedPairs: stats.totals.refused_pairs ?? 0,
+    checksRefused: stats.totals.refused_checks ?? 0,
+    placesDropped: stats.totals.dropped_places ?? 0,
+  });
   /** The counts of a family of totals, by word. */
   const byWord = <Word extends string>(
     family: string,
@@ -209,12 +216,13 @@ export const openCollections = async (deps: CollectionsDeps): Promise<Collection
         collections: stats.collections,
         checks: byWord('check', CHECK_REASONS),
         givenUp: byWord('failure', CHECK_FAILURES),
+        ...since(),
         problem: failure !== '' ? failure : stats.problem,
       };
     },
     totals: () => ({
       ...stats.counters,
-      gaps: stats.gaps,
+      ...since(),
       leftPlaces: stats.totals.places ?? 0,
       bytes: stats.bytes,
       bytesInFlight: pump?.bytesInFlight ?? 0,

@@ -14,7 +14,7 @@ export interface IndexerStats {
   readonly collections: number;
   readonly bytes: number;
   readonly gaps: number;
-  /** Counts by name, as the store keeps them: hidden_N, check_N, failure_N, checks, places. */
+  /** Counts by name, as the store keeps them: hidden_N, check_N, failure_N, checks, places, refused_pairs, refused_checks, dropped_places. */
   readonly totals: Readonly<Record<string, number>>;
   readonly counters: Readonly<Record<string, number>>;
   /** '' = well; otherwise what it waits for. */

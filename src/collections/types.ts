@@ -153,6 +153,14 @@ export interface CollectionsStatus {
   /** Scheduled checks by reason, and those given up by failure. */
   readonly checks: Readonly<Partial<Record<CheckReason, number>>>;
   readonly givenUp: Readonly<Partial<Record<CheckFailure, number>>>;
+  /** Since the index was made: stretches of the log that it did not get to read. */
+  readonly gaps: number;
+  /** Pairs not taken: no DID or NSID, over a bound, or of a deleted repo; each as often as it was told. */
+  readonly refusedPairs: number;
+  /** Checks not scheduled, over MAX_SCHEDULED_CHECKS. */
+  readonly checksRefused: number;
+  /** Places of removed pairs that were dropped for a bound: who reads several collections may hear of a repo again. */
+  readonly placesDropped: number;
   /** '' = well; otherwise why it does not go on, in words. */
   readonly problem: string;
 }

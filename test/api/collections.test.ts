@@ -383,6 +383,10 @@ describe('the page of the index', () => {
     collections: 321,
     checks: { unproven_removal: 5, sync_event: 0 },
     givenUp: { unreachable: 2 },
+    gaps: 1,
+    refusedPairs: 2_345,
+    checksRefused: 6,
+    placesDropped: 78,
     problem: '',
   };
 
@@ -392,6 +396,10 @@ describe('the page of the index', () => {
     for (const part of [
       'seq 1200 of 1234: 34 events behind, 4 s',
       '9,876,543',
+      '1 stretches of the log',
+      '2,345 pairs over a bound',
+      '6 checks over their bound',
+      '78: readers of several',
       'its PDS is gone for good',
       'unproven_removal',
       'its PDS could not be reached',

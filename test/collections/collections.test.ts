@@ -94,7 +94,22 @@ describe('the thread', () => {
     await reached(collections, 120);
     expect(warnings).toHaveLength(1);
     expect(warnings[0]).toContain('the log does not hold what the collection index would read next');
-    await until(() => collections.totals().gaps === 1);
+    expect(warnings[0]).toContain('`bun run backfill --verify --all`');
+    await until(() => collections.status().gaps === 1);
+  });
+
+  test('shows what it did not take, over restarts, too', async () => {
+    const log = new MemoryLog(records, 50);
+    for (const refused of [2, 4]) {
+      const collections = await start(log);
+      await collections.writer.add([
+        { did: didOf(500), collections: ['no nsid', 'none', 'com.example.one'] },
+      ]);
+      await until(() => collections.status().refusedPairs === refused);
+      expect(collections.status()).toMatchObject({ gaps: 0, checksRefused: 0, placesDropped: 0 });
+      expect(collections.totals().refusedPairs).toBe(refused);
+      await stop(collections);
+    }
   });
 
   test('of a new index on an old log says what it lacks', async () => {

@@ -243,7 +243,7 @@ describe('pages', () => {
     const wanted = query([many[0]!, POST]);
     const before = walk(reader, wanted, 1);
     for (const name of many) commit(alice, [], [name]);
-    expect(store.counters.placesDropped).toBe(8);
+    expect(store.totals().byName.get('dropped_places')).toBe(8);
     expect(store.totals().byName.get('places')).toBe(MAX_LEFT_PER_REPO);
     for (const name of many) expect(walk(reader, query([name, POST]), 1)).toEqual([alice]);
     expect(before).toEqual([alice]);
@@ -256,7 +256,7 @@ describe('pages', () => {
     // Oldest first, LIKE among them: with it goes a bit of all the masks behind it.
     for (const name of [LIKE, ...many.slice(0, 100)]) commit(alice, [], [name]);
     const others = 100 - MAX_LEFT_PER_REPO;
-    expect(store.counters.placesDropped).toBe(others + 1);
+    expect(store.totals().byName.get('dropped_places')).toBe(others + 1);
     // LIKE's bit of every place behind it, and with each of the others that of the place after it.
     expect(store.counters.masksChanged).toBe(1_001 + others);
     for (const wanted of [[LIKE, POST], [many[3]!, many[700]!], many.slice(50, 90), [many[100]!, POST]])
@@ -285,7 +285,7 @@ describe('pages', () => {
         store.applyEvent({ kind: 'commit', hostId: 1, discontinuity: false, changes }, NOW);
       }
     });
-    expect(store.counters.placesDropped).toBe(1);
+    expect(store.totals().byName.get('dropped_places')).toBe(1);
     expect(store.totals().byName.get('places')).toBe(MAX_LEFT_PER_COLLECTION);
     expect(walk(reader, query([ONE, TWO]), 1_000)).toHaveLength(MAX_LEFT_PER_COLLECTION + 1);
   });

@@ -97,6 +97,9 @@ export const collectionsPage = ({ status, backfill }: CollectionsPage, nowMs: nu
 <tr><th>collections</th><td><a href="/v1/listCollections">${number(status.collections)}</a></td></tr>
 <tr><th>repos</th><td>${number(status.repos)}</td></tr>
 <tr><th>rows</th><td>${number(status.rows)}: one for each collection of each repo</td></tr>
+<tr><th>gaps</th><td>${number(status.gaps)} stretches of the log passed before they were read</td></tr>
+<tr><th>refused</th><td>${number(status.refusedPairs)} pairs over a bound, malformed or of deleted repos; ${number(status.checksRefused)} checks over their bound</td></tr>
+<tr><th>places dropped</th><td>${number(status.placesDropped)}: readers of several collections may hear of a repo again</td></tr>
 </table>
 <h2>Repos that are not told, by reason</h2>
 ${table(status.hiddenRepos, HIDDEN_WORDS)}

@@ -45,11 +45,7 @@ export interface Checks {
   reload(): void;
 }
 
-export const createChecks = (
-  db: Database,
-  total: (name: string, by: number) => void,
-  counters: { checksRefused: number },
-): Checks => {
+export const createChecks = (db: Database, total: (name: string, by: number) => void): Checks => {
   const select = db.query<CheckRow, [string]>(
     'select reason, attempts, due, failure from checks where did = ?',
   );
@@ -98,7 +94,7 @@ export const createChecks = (
     const before = select.get(did);
     if (before !== null && before.due !== null) return true;
     if (before === null && counted >= MAX_SCHEDULED_CHECKS) {
-      counters.checksRefused++;
+      total('refused_checks', 1);
       return false;
     }
     set(did, before, after);

@@ -85,13 +85,10 @@ export type StoreCounters = Record<
   | 'newPairs'
   | 'knownPairs'
   | 'removedPairs'
-  | 'refusedPairs'
   | 'hidden'
   | 'shown'
   | 'checksScheduled'
-  | 'checksRefused'
   | 'voidAnswers'
-  | 'placesDropped'
   | 'masksChanged',
   number
 >;
@@ -100,7 +97,7 @@ export interface StoreTotals {
   readonly rows: number;
   readonly repos: number;
   readonly collections: number;
-  /** By name: rows, repos, places, checks, hidden_N, check_N, failure_N. */
+  /** By name: rows, repos, places, checks, hidden_N, check_N, failure_N; since ever: refused_pairs, refused_checks, dropped_places. */
   readonly byName: ReadonlyMap<string, number>;
   /** Bytes of the files that hold something. */
   readonly bytes: number;
@@ -191,13 +188,10 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
     newPairs: 0,
     knownPairs: 0,
     removedPairs: 0,
-    refusedPairs: 0,
     hidden: 0,
     shown: 0,
     checksScheduled: 0,
-    checksRefused: 0,
     voidAnswers: 0,
-    placesDropped: 0,
     masksChanged: 0,
   };
 
@@ -259,7 +253,7 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
   const total = (name: string, by: number): void => {
     totals.set(name, (totals.get(name) ?? 0) + by);
   };
-  const checks = createChecks(db, total, counters);
+  const checks = createChecks(db, total);
   /** Checks of this store that were begun, by DID. */
   const begun = new Map<string, number>();
   /** Those of this transaction: whoever began them is told that they are not, when it fails. */
@@ -474,7 +468,7 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
    * its next place. Who is between the two may be told of it again; nobody misses it.
    */
   const dropNeeded = (account: Account, left: Place): void => {
-    counters.placesDropped++;
+    total('dropped_places', 1);
     dropLeft(account, left);
     for (const useless of uselessPlaces(account.places)) dropLeft(account, useless);
     for (const { collection, position, leftAt } of maskedBy(account.places, left)) {
@@ -578,7 +572,7 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
   const countAdded = (outcome: Outcome): void => {
     if (outcome === 'added') counters.newPairs++;
     else if (outcome === 'known') counters.knownPairs++;
-    else counters.refusedPairs++;
+    else total('refused_pairs', 1);
   };
 
   // --- statuses ---
@@ -779,7 +773,7 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
       for (const { did, collections } of repos) {
         if (!isDid(did)) {
           refused += collections.length;
-          counters.refusedPairs += collections.length;
+          total('refused_pairs', collections.length);
           continue;
         }
         makeRoom();
