@@ -162,11 +162,13 @@ export interface StoreOptions {
   readonly maxCollections?: number;
   /** Default: CROWDED_COLLECTIONS. */
   readonly crowdedCollections?: number;
+  /** Which start of the machine this is. Default: what the system says. */
+  readonly boot?: string;
 }
 
 /** Opens the index at `path`, or makes it. @throws CollectionIndexError */
 export const openStore = (path: string, options: StoreOptions = {}): Store => {
-  const db = openForWriting(path);
+  const db = openForWriting(path, options.boot);
   try {
     return createStore(db, path, options);
   } catch (error) {
