@@ -667,6 +667,13 @@ describe('checks', () => {
       expect(walk(reader, query([LIKE, 'com.example.old']))).toEqual([alice]);
       expect(reader.count('com.example.old')?.dids ?? 0).toBe(0);
       expect(due()).toEqual([{ did: alice, reason: 'verify', attempts: 0 }]);
+      // Nor is it when its own PDS said that it is not there.
+      store.transaction(() => store.apply(alice, store.begin(alice, NOW), { hidden: 'deactivated' }, NOW));
+      expect(apply(1)).toMatchObject({ hidden: false, touched: true });
+      expect(store.transaction(() => store.setStatus([{ did: alice, status: null, hostId: 1 }], NOW))).toBe(
+        0,
+      );
+      expect(walk(reader, query([]))).toEqual([]);
       // It moved there: now the log says so.
       account(alice, null, 1);
       expect(apply(1).touched).toBe(false);

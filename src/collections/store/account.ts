@@ -57,6 +57,8 @@ export interface Account {
   /** The log has told of it: what others list of its status counts less. */
   told: boolean;
   hostId: number;
+  /** The log told of it at that host. */
+  isHostTold: boolean;
   /** By position (while it is hidden, in the order of old). */
   places: Place[];
   changed: boolean;
@@ -64,6 +66,7 @@ export interface Account {
 
 const STATUS_BITS = 15;
 const TOLD = 16;
+const HOST_TOLD = 32;
 
 /** Bytes of the record of an account. */
 export function encodeAccount(account: Account): Uint8Array {
@@ -79,7 +82,7 @@ export function encodeAccount(account: Account): Uint8Array {
   }
   const bytes = new Uint8Array(size);
   let at = writeVarint(bytes, 0, account.number);
-  bytes[at++] = account.status | (account.told ? TOLD : 0);
+  bytes[at++] = account.status | (account.told ? TOLD : 0) | (account.isHostTold ? HOST_TOLD : 0);
   at = writeVarint(bytes, at, account.hostId);
   before = 0;
   for (const { collection, position, leftAt } of account.places) {
@@ -124,7 +127,10 @@ export function decodeAccount(key: number, did: string, bytes: Uint8Array): Acco
     }
     places.push({ collection: tagged >>> 1, position, leftAt });
   }
-  return { key, did, number, status, told: (flags & TOLD) !== 0, hostId, places, changed: false };
+  const told = (flags & TOLD) !== 0;
+  // Version 1 of the file did not know of the second bit; whatever has told of an account has told of its host.
+  const isHostTold = told || (flags & HOST_TOLD) !== 0;
+  return { key, did, number, status, told, hostId, isHostTold, places, changed: false };
 }
 
 /** The place of a pair that is there; null when the account has no such pair. */

@@ -430,6 +430,7 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
       status,
       told: false,
       hostId: 0,
+      isHostTold: false,
       places: [],
       changed: true,
     };
@@ -449,11 +450,20 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
     account.changed = true;
   };
   /** No host adds, hides or describes the accounts of another. */
-  const isOfAnother = ({ told, hostId }: Account, saidBy: number | undefined): boolean =>
-    told && hostId > 0 && saidBy !== undefined && saidBy > 0 && saidBy !== hostId;
-  const tell = (account: Account, told: boolean): void => {
-    if (account.told === told) return;
-    account.told = told;
+  const isOfAnother = ({ isHostTold, hostId }: Account, saidBy: number | undefined): boolean =>
+    isHostTold && hostId > 0 && saidBy !== undefined && saidBy > 0 && saidBy !== hostId;
+  /** The log tells of the account. */
+  const tell = (account: Account, hostId: number): void => {
+    setHost(account, hostId);
+    if (account.told && account.isHostTold) return;
+    account.told = true;
+    account.isHostTold = true;
+    account.changed = true;
+  };
+  /** Its own PDS tells something else than the log. */
+  const untell = (account: Account): void => {
+    if (!account.told) return;
+    account.told = false;
     account.changed = true;
   };
 
@@ -641,8 +651,7 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
   const activeAccount = (did: string, hostId: number, nowMs: number): Account => {
     makeRoom();
     const account = accountOf(did, ACTIVE)!;
-    setHost(account, hostId);
-    tell(account, true);
+    tell(account, hostId);
     showAgain(account, nowMs);
     return account;
   };
@@ -696,7 +705,7 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
       // What the log says of a hidden account stays; it may be the relay's own word.
       if (isShown || !account.told) {
         hide(account, statusCode(truth.hidden));
-        tell(account, false);
+        untell(account);
       }
       return { ...nothing, hidden: isShown };
     }
@@ -755,9 +764,8 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
         makeRoom();
         const status = statusCode(event.status);
         const account = accountOf(did, status)!;
-        setHost(account, hostId);
         hide(account, status);
-        tell(account, true);
+        tell(account, hostId);
       }
     },
     setSeq(seq) {
@@ -797,7 +805,7 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
         makeRoom();
         const code = statusCode(status);
         const account = accountOf(did, code)!;
-        if (account.told) continue;
+        if (account.told || isOfAnother(account, hostId)) continue;
         setHost(account, hostId);
         if (code === ACTIVE) showAgain(account, nowMs);
         else hide(account, code);
