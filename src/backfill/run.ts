@@ -350,6 +350,7 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
     const works = new Set<Promise<void>>();
     try {
       while (!areSourcesDone()) {
+        const nowMs = clock.nowMs();
         while (active.size < kind.maxActive && !signal.aborted) {
           const source = nextSource();
           if (source === null) break;
@@ -363,7 +364,9 @@ export const startRun = (run: RunRow, deps: RunDeps): RunningRun => {
           works.add(work);
         }
         let nextMs = Number.POSITIVE_INFINITY;
-        for (const { state, retryAtMs } of open) if (state === 'parked') nextMs = Math.min(nextMs, retryAtMs);
+        // What was due and not taken has no place: the end of another source wakes us for it.
+        for (const { state, retryAtMs } of open)
+          if (state === 'parked' && retryAtMs > nowMs) nextMs = Math.min(nextMs, retryAtMs);
         await somethingHappens(Math.max(1, nextMs - clock.nowMs()));
       }
     } finally {
