@@ -30,7 +30,7 @@ export interface Question {
   readonly url: string;
   readonly timeoutMs: number;
   readonly maxBytes: number;
-  /** Named by the operator: private addresses are accepted. */
+  /** Named by the operator: private addresses are accepted, but not where it redirects to. */
   readonly ours?: boolean;
   /** Called right before the request is sent, each time it is. */
   readonly onSend?: () => Promise<void>;
@@ -100,7 +100,7 @@ export const createAsker = (deps: {
           return deps.fetch(question.url, {
             timeoutMs: Math.min(question.timeoutMs, deps.maxTimeoutMs ?? Number.POSITIVE_INFINITY),
             maxBytes: question.maxBytes,
-            allowPrivateAddresses: deps.allowPrivateAddresses || question.ours === true,
+            allowPrivateAddresses: deps.allowPrivateAddresses || (question.ours === true && 'named_origin'),
             userAgent: deps.userAgent,
             redirects: 2,
             keepAlive: true,

@@ -315,8 +315,7 @@ const wishReader = ({ config, parts, say }: Session): WishReader => ({
     const answer = await (parts.fetch ?? guardedFetch)(url, {
       timeoutMs: LIST_TIMEOUT_MS,
       maxBytes,
-      // Named by the operator.
-      allowPrivateAddresses: true,
+      allowPrivateAddresses: config.allowInsecureHosts || 'named_origin',
       redirects: 3,
       userAgent: SERVER_HEADER,
     });

@@ -30,10 +30,11 @@ const indexed = async (): Promise<number> => {
 
 const imports = async (
   relay: FakeServer,
-  ...more: string[]
+  more: readonly string[] = [],
+  environment: Record<string, string> = {},
 ): Promise<{ code: number; out: string; err: string }> => {
   try {
-    return await harness.run(['--from-relay', relay.url, ...more]);
+    return await harness.run(['--from-relay', relay.url, ...more], environment);
   } finally {
     await relay.stop();
   }
@@ -89,7 +90,7 @@ describe('a relay that', () => {
     const relay = fakeRelay(new Map([[POST, dids(0, 1)]]));
     let page = 0;
     relay.fault = (url) => (isPage(url) ? Response.json({ repos: [], cursor: `page ${++page}` }) : null);
-    const { out } = await imports(relay, '--requests', '100000');
+    const { out } = await imports(relay, ['--requests', '100000']);
     expect(out).toContain(`failed ${POST}: empty_pages`);
     expect(page).toBe(100);
   });
@@ -147,6 +148,18 @@ describe('a relay that', () => {
     expect(code).toBe(0);
     expect(await indexed()).toBe(5);
     expect(out).toContain('3 entries that are not valid');
+  });
+
+  test('redirects to an address inside is not followed, though it may itself have a private one', async () => {
+    const inside = fakeRelay(new Map([[POST, dids(0, 1)]]));
+    inside.fault = () => Response.json({ error: 'InnerSecret' }, { status: 401 });
+    const relay = fakeRelay(new Map([[POST, dids(0, 1)]]));
+    relay.fault = (url) => (isPage(url) ? Response.redirect(`${inside.url}/admin`) : null);
+    const { out } = await imports(relay, [], { RELAY_ALLOW_INSECURE_HOSTS: 'false' });
+    expect(out).toContain(`failed ${POST}: forbidden_address`);
+    expect(out).not.toContain('InnerSecret');
+    expect(inside.requests).toEqual([]);
+    await inside.stop();
   });
 
   test('has no counts, and nothing else is known to ask for, ends the run with a sentence', async () => {

@@ -442,6 +442,48 @@ describe('redirects', () => {
     expect(result).toMatchObject({ ok: false, kind: 'bad_redirect' });
   });
 
+  test('take the right to private addresses nowhere but within the origin that was named', async () => {
+    const inner = httpServer(() => new Response('secret', { status: 401 }));
+    const named = bouncing();
+    const to = (target: string) => `${named.url}?to=${encodeURIComponent(target)}`;
+    const named_origin = { ...local, allowPrivateAddresses: 'named_origin', redirects: 3 } as const;
+    expect(await guardedFetch(to('/?to=/end'), named_origin)).toMatchObject({ ok: true, status: 200 });
+    // Another port, another name of the same address, and back to where the right was given.
+    for (const target of [
+      inner.url,
+      to('/end').replace('127.0.0.1', 'localhost'),
+      `${inner.url}?to=${named.url}`,
+    ])
+      expect(await guardedFetch(to(target), named_origin)).toMatchObject({
+        ok: false,
+        kind: 'forbidden_address',
+      });
+    // Where all private addresses are allowed there is nothing to lose.
+    expect(await guardedFetch(to(inner.url), { ...local, redirects: 3 })).toMatchObject({ status: 401 });
+  });
+
+  test('of an origin that was named are refused from https to http', async () => {
+    const server = Bun.serve({
+      port: 0,
+      hostname: '127.0.0.1',
+      tls: { cert: certificate, key: certificateKey },
+      fetch: () => new Response(null, { status: 302, headers: { location: `http://${CERTIFIED_NAME}/` } }),
+    });
+    stops.push(() => server.stop(true));
+    const pinned = createGuardedLookup({
+      allowPrivateAddresses: true,
+      resolve: async () => [{ address: '127.0.0.1', family: 4 }],
+    });
+    const fetch = createGuardedFetch({ ca: certificate, lookupFor: () => pinned });
+    expect(
+      await fetch(`https://${CERTIFIED_NAME}:${server.port}/`, {
+        ...local,
+        allowPrivateAddresses: 'named_origin',
+        redirects: 3,
+      }),
+    ).toMatchObject({ ok: false, kind: 'bad_redirect' });
+  });
+
   test('leave no connection open', async () => {
     const server = await rawServer((socket) =>
       socket.write('HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 50000\r\n\r\nnever the rest'),
