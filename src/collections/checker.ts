@@ -4,8 +4,9 @@
  * Contract: takes the checks that are due from the index, sends one describeRepo each to the account's own PDS, and
  * gives back what it said. Never more than MAX_CHECKS_UNDER_WAY at once, a few per host group, and only as fast as
  * the group allows (src/network/politeness.ts). An answer that an event overtook is void; the index judges that.
- * A failure comes back with growing delay and is given up after MAX_CHECK_ATTEMPTS, counted under a reason from a
- * closed list. Nothing is kept here over a restart: a check is scheduled until it is answered.
+ * A failure comes back with growing delay; after MAX_CHECK_ATTEMPTS it counts as given up, under a reason from a
+ * closed list, and is tried once a day. What a backlog costs follows what can be asked of it, not its length. Nothing
+ * is kept here over a restart: a check is scheduled until it is answered.
  *
  * Source: lexicons com.atproto.repo.describeRepo, com.atproto.sync.getRepoStatus.
  */
@@ -27,8 +28,14 @@ import {
 export const MAX_CHECKS_UNDER_WAY = 32;
 /** Of one host group, under way or waiting for their turn: a slow or limited group does not take all places. */
 export const MAX_CHECKS_PER_GROUP = 8;
-/** A check that fails so often is given up; with the delays between, that is after most of a day. */
+/** A check that fails so often counts as given up; with the delays between, that is after most of a day. */
 export const MAX_CHECK_ATTEMPTS = 8;
+/** It is tried again all the same: a PDS may be away for a weekend, and its repos would differ for good. */
+export const GIVEN_UP_RETRY_MS = 24 * 3_600_000;
+/** Of those that were given up, under way: most wait for a PDS that is dead, and must not take the places of others. */
+export const MAX_GIVEN_UP_UNDER_WAY = 8;
+/** Checks that are only looked at and put off, in a second: each costs a look-up of the account and a write. */
+export const MAX_PUT_OFF_PER_SECOND = 32;
 /** Of one repo; the busiest have a few hundred. */
 export const MAX_COLLECTIONS_OF_REPO = 10_000;
 /** So many collections and a DID document. */
@@ -39,8 +46,12 @@ const BATCH = MAX_CHECKS_UNDER_WAY * 4;
 const LOOK_EVERY_MS = 1_000;
 const FIRST_RETRY_MS = 60_000;
 const MAX_RETRY_MS = 6 * 3_600_000;
-/** Until a check of a group that has enough under way is looked at again. */
-const GROUP_BUSY_MS = 5_000;
+/** Until the first check that is put off behind those under way is looked at again. */
+const BUSY_MS = 5_000;
+/** Places of those that were given up become free so often, when all their PDSes are dead. */
+const GIVEN_UP_PACE_MS = TIMEOUT_MS / MAX_GIVEN_UP_UNDER_WAY;
+/** What checks are put off behind: groups, and what was given up. Of more than that no place is remembered. */
+const MAX_QUEUES = 1_000;
 /** A group that refuses is left alone for at least so long. */
 const MIN_TOLD_WAIT_MS = 60_000;
 
@@ -68,7 +79,7 @@ export interface CheckerDependencies {
   /** May reject; that is 'unresolved'. */
   readonly pdsOf: (did: string) => Promise<PdsAnswer>;
   readonly fetch: GuardedFetch;
-  readonly politeness: Pick<Politeness, 'run' | 'load'>;
+  readonly politeness: Pick<Politeness, 'run' | 'load' | 'paceMs' | 'groupOf'>;
   readonly userAgent: string;
   readonly allowPrivateAddresses: boolean;
   readonly clock: Clock;
@@ -184,6 +195,13 @@ export const createChecker = (dependencies: CheckerDependencies): Checker => {
     ...Object.fromEntries(CHECK_FAILURES.map((why) => [`failed_${why}`, 0])),
   } as CheckerCounters;
   const running = new Map<string, Promise<void>>();
+  let givenUpUnderWay = 0;
+  /** When the last check that was put off has its turn, by what it waits behind. */
+  const lastTurnMs = new Map<string, number>();
+  let putOff = 0;
+  let putOffSinceMs = 0;
+  /** Looked at just now: each may have to be put off. */
+  let undecided = 0;
   const stopping = new AbortController();
   let started = false;
   let looking: Promise<void> | null = null;
@@ -222,15 +240,42 @@ export const createChecker = (dependencies: CheckerDependencies): Checker => {
     return { kind: 'later', atMs: Math.max(outcome.retryAtMs, nowMs + jittered(MIN_TOLD_WAIT_MS)) };
   };
 
+  /**
+   * Behind those put off before it, at the pace at which places become free: so each check of a backlog is looked at
+   * about once before it is asked, however long the backlog is.
+   */
+  const putOffBehind = (queue: string, paceMs: number): CheckOutcome => {
+    counters.deferred++;
+    putOff++;
+    const nowMs = clock.nowMs();
+    const atMs = Math.max(nowMs + BUSY_MS, (lastTurnMs.get(queue) ?? 0) + paceMs);
+    if (!lastTurnMs.has(queue) && lastTurnMs.size >= MAX_QUEUES)
+      for (const [other, turnMs] of lastTurnMs) if (turnMs <= nowMs) lastTurnMs.delete(other);
+    if (lastTurnMs.has(queue) || lastTurnMs.size < MAX_QUEUES) lastTurnMs.set(queue, atMs);
+    return { kind: 'later', atMs: Math.round(atMs) };
+  };
+
+  /** A backlog that is looked through for what can be asked now must not be a storm of look-ups and writes. */
+  const mayPutOff = (): boolean => {
+    const nowMs = clock.nowMs();
+    if (nowMs - putOffSinceMs >= LOOK_EVERY_MS) {
+      putOffSinceMs = nowMs;
+      putOff = 0;
+    }
+    return putOff + undecided < MAX_PUT_OFF_PER_SECOND;
+  };
+
   const outcomeOf = async (check: ScheduledCheck): Promise<CheckOutcome> => {
-    const pds = await dependencies.pdsOf(check.did).catch((): PdsAnswer => ({ kind: 'unresolved' }));
+    undecided++;
+    const pds = await dependencies
+      .pdsOf(check.did)
+      .catch((): PdsAnswer => ({ kind: 'unresolved' }))
+      .finally(() => undecided--);
     let judged: Judged;
     if (pds.kind !== 'pds') judged = failure(pds.kind === 'none' ? 'no_pds' : 'unresolved');
     else {
-      if (politeness.load(pds.hostname) >= MAX_CHECKS_PER_GROUP) {
-        counters.deferred++;
-        return { kind: 'later', atMs: clock.nowMs() + jittered(GROUP_BUSY_MS) };
-      }
+      if (politeness.load(pds.hostname) >= MAX_CHECKS_PER_GROUP)
+        return putOffBehind(politeness.groupOf(pds.hostname), politeness.paceMs);
       const described = await ask(check, pds, 'com.atproto.repo.describeRepo', 'repo');
       if (!described.ok) return notAsked(described);
       judged = judgeDescription(check.did, described.answer);
@@ -243,12 +288,25 @@ export const createChecker = (dependencies: CheckerDependencies): Checker => {
     if (judged.kind === 'collections' || judged.kind === 'gone') return judged;
     const why = judged.kind === 'failed' ? judged.why : 'refused';
     counters[`failed_${why}`]++;
-    if (check.attempts + 1 >= MAX_CHECK_ATTEMPTS) {
-      counters.given_up++;
-      return { kind: 'failed', why, retryAtMs: null };
+    const attempts = check.attempts + 1;
+    if (attempts === MAX_CHECK_ATTEMPTS) counters.given_up++;
+    const isGivenUp = attempts >= MAX_CHECK_ATTEMPTS;
+    const delayMs = isGivenUp
+      ? GIVEN_UP_RETRY_MS
+      : Math.min(MAX_RETRY_MS, FIRST_RETRY_MS * 4 ** check.attempts);
+    return { kind: 'failed', why, retryAtMs: clock.nowMs() + jittered(delayMs), isGivenUp };
+  };
+
+  /** Those that were given up have few places, and are put off unresolved when those are taken. */
+  const outcomeInItsPlace = async (check: ScheduledCheck): Promise<CheckOutcome> => {
+    if (check.attempts < MAX_CHECK_ATTEMPTS) return outcomeOf(check);
+    if (givenUpUnderWay >= MAX_GIVEN_UP_UNDER_WAY) return putOffBehind('given up', GIVEN_UP_PACE_MS);
+    givenUpUnderWay++;
+    try {
+      return await outcomeOf(check);
+    } finally {
+      givenUpUnderWay--;
     }
-    const delayMs = Math.min(MAX_RETRY_MS, FIRST_RETRY_MS * 4 ** check.attempts);
-    return { kind: 'failed', why, retryAtMs: clock.nowMs() + jittered(delayMs) };
   };
 
   const storeFailed = (error: unknown): void => {
@@ -259,7 +317,7 @@ export const createChecker = (dependencies: CheckerDependencies): Checker => {
   const one = async (check: ScheduledCheck): Promise<void> => {
     let well = true;
     try {
-      await apply(check.did, await outcomeOf(check));
+      await apply(check.did, await outcomeInItsPlace(check));
     } catch (error) {
       well = false;
       storeFailed(error);
@@ -270,10 +328,10 @@ export const createChecker = (dependencies: CheckerDependencies): Checker => {
   };
 
   const look = async (): Promise<void> => {
-    while (!stopping.signal.aborted && running.size < MAX_CHECKS_UNDER_WAY) {
+    while (!stopping.signal.aborted && running.size < MAX_CHECKS_UNDER_WAY && mayPutOff()) {
       let isNew = false;
       for (const check of await store.nextChecks(clock.nowMs(), BATCH)) {
-        if (running.size >= MAX_CHECKS_UNDER_WAY || stopping.signal.aborted) break;
+        if (running.size >= MAX_CHECKS_UNDER_WAY || stopping.signal.aborted || !mayPutOff()) break;
         if (running.has(check.did)) continue;
         isNew = true;
         running.set(check.did, one(check));

@@ -118,8 +118,16 @@ export type CheckOutcome =
     }
   /** Not asked, or told to come again: the same check, due later; counts as no attempt. */
   | { readonly kind: 'later'; readonly atMs: number }
-  /** `retryAtMs` null: given up; it stays counted as not checked until something schedules it anew. */
-  | { readonly kind: 'failed'; readonly why: CheckFailure; readonly retryAtMs: number | null };
+  /**
+   * `isGivenUp`: it is still tried now and then, but counts as given up, for this failure, until it is answered or
+   * something schedules it anew.
+   */
+  | {
+      readonly kind: 'failed';
+      readonly why: CheckFailure;
+      readonly retryAtMs: number;
+      readonly isGivenUp: boolean;
+    };
 
 /**
  * Where the index keeps the checks. At most one per repo. Each answer may come from the index's own thread.

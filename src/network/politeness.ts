@@ -92,6 +92,10 @@ export interface Politeness {
     signal: AbortSignal | null,
     request: () => Promise<Answer>,
   ): Promise<PoliteOutcome<Answer>>;
+  /** Hosts with the same answer share a limit. */
+  readonly groupOf: (host: string) => string;
+  /** Between two requests of a group that is asked as fast as it may be, on average. */
+  readonly paceMs: number;
   /** Requests of the host's group that are under way or wait. */
   load(host: string): number;
   /** Groups with work or a pause, at most `limit`. */
@@ -448,6 +452,8 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
         }
       }
     },
+    groupOf,
+    paceMs,
     load(host) {
       const group = groups.get(groupOf(host));
       return group === undefined ? 0 : group.inFlight + group.waiting.length;

@@ -2,12 +2,15 @@ import { describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
 import {
   createChecker,
+  GIVEN_UP_RETRY_MS,
   judgeDescription,
   judgeStatus,
   MAX_CHECK_ATTEMPTS,
   MAX_CHECKS_PER_GROUP,
   MAX_CHECKS_UNDER_WAY,
   MAX_COLLECTIONS_OF_REPO,
+  MAX_GIVEN_UP_UNDER_WAY,
+  MAX_PUT_OFF_PER_SECOND,
   type PdsAnswer,
 } from '../../src/collections/checker.ts';
 import {
@@ -66,17 +69,16 @@ const createStore = (clock: FakeClock) => {
       const check = checks.get(of)!;
       if (outcome.kind === 'later') check.dueAtMs = outcome.atMs;
       else if (outcome.kind === 'failed') {
-        if (outcome.retryAtMs === null) {
-          checks.delete(of);
-          givenUp.set(of, outcome.why);
-        } else {
-          check.attempts++;
-          check.dueAtMs = outcome.retryAtMs;
-        }
+        check.attempts++;
+        check.dueAtMs = outcome.retryAtMs;
+        if (outcome.isGivenUp) givenUp.set(of, outcome.why);
       } else if (touched) {
         checks.set(of, { reason: 'touched_while_checked', attempts: 0, dueAtMs: clock.nowMs() });
         return 'touched';
-      } else checks.delete(of);
+      } else {
+        checks.delete(of);
+        givenUp.delete(of);
+      }
       applied.push([of, outcome]);
       return 'applied';
     },
@@ -86,7 +88,8 @@ const createStore = (clock: FakeClock) => {
     checks,
     applied,
     givenUp,
-    schedule: (of: string) => checks.set(of, { reason: 'sync_event', attempts: 0, dueAtMs: clock.nowMs() }),
+    schedule: (of: string, attempts = 0) =>
+      checks.set(of, { reason: 'sync_event', attempts, dueAtMs: clock.nowMs() }),
     touch: (of: string) => begun.has(of) && begun.set(of, true),
     fail: (on: boolean) => {
       failing = on;
@@ -97,6 +100,7 @@ const createStore = (clock: FakeClock) => {
 const setUp = (options: {
   fetch: (url: string, at: { clock: FakeClock }) => Promise<FetchResult> | FetchResult;
   pdsOf?: (of: string) => Promise<PdsAnswer>;
+  requestsPerWindow?: number;
 }) => {
   const clock = createFakeClock(START_MS);
   const held = createStore(clock);
@@ -104,7 +108,7 @@ const setUp = (options: {
   const errors: unknown[] = [];
   const politeness = createPoliteness({
     maxConcurrentPerGroup: 4,
-    requestsPerWindow: 3000,
+    requestsPerWindow: options.requestsPerWindow ?? 3000,
     nowMs: clock.nowMs,
     sleep: (ms) => new Promise((resolve) => void clock.after(ms, resolve)),
     random: () => 0.5,
@@ -280,13 +284,105 @@ describe('the checker', () => {
     expect(Object.fromEntries(held.givenUp)).toEqual(
       Object.fromEntries(reasons.map((why, index) => [did(index), why])),
     );
-    expect(held.checks.size).toBe(0);
     expect(askedAtMs.length).toBe(MAX_CHECK_ATTEMPTS);
     const delays = askedAtMs.slice(1).map((atMs, index) => atMs - askedAtMs[index]!);
     expect(delays).toEqual([...delays].sort((a, b) => a - b));
     expect(checker.counters.given_up).toBe(reasons.length);
     for (const why of reasons)
       expect(checker.counters[`failed_${why as 'timeout'}`]).toBe(MAX_CHECK_ATTEMPTS);
+    await checker.stop();
+  });
+
+  test('what was given up is tried once a day, and is answered when its PDS is back after a weekend', async () => {
+    const backAtMs = START_MS + 70 * 3_600_000;
+    const askedAtMs: number[] = [];
+    const { held, checker, pass } = setUp({
+      fetch: (url, { clock }) => {
+        askedAtMs.push(clock.nowMs());
+        return clock.nowMs() < backAtMs
+          ? broken('unreachable')
+          : described(new URL(url).searchParams.get('repo')!, ['a.b.c']);
+      },
+    });
+    held.schedule(did(1));
+    checker.start();
+    await pass(60 * 3_600_000, 20_000);
+    expect([...held.givenUp]).toEqual([[did(1), 'unreachable']]);
+    expect(askedAtMs.length).toBe(MAX_CHECK_ATTEMPTS + 1);
+    await pass(40 * 3_600_000, 20_000);
+    expect(held.applied.at(-1)).toEqual([did(1), { kind: 'collections', collections: ['a.b.c'] }]);
+    expect(held.checks.size + held.givenUp.size).toBe(0);
+    expect(askedAtMs.at(-1)! - askedAtMs.at(-2)!).toBeGreaterThanOrEqual(GIVEN_UP_RETRY_MS);
+    expect(checker.counters.given_up).toBe(1);
+    await checker.stop();
+  });
+
+  test('what was given up on dead PDSes takes few of the places, and holds up nobody', async () => {
+    let underWay = 0;
+    let most = 0;
+    const { held, checker, pass } = setUp({
+      fetch: async (url, { clock }) => {
+        const query = new URL(url).searchParams;
+        if (!url.includes('dead')) return described(query.get('repo')!, ['a.b.c']);
+        most = Math.max(most, ++underWay);
+        await after(clock, 15_000, broken('timeout'));
+        underWay--;
+        return broken('timeout');
+      },
+      pdsOf: async (of) => {
+        const index = Number(of.replace(/\D/g, ''));
+        return {
+          kind: 'pds',
+          hostname: `${index < 500 ? 'dead' : 'well'}${index}.example.com`,
+          secure: true,
+        };
+      },
+    });
+    for (let index = 0; index < 500; index++) held.schedule(did(index), MAX_CHECK_ATTEMPTS);
+    for (let index = 500; index < 520; index++) held.schedule(did(index));
+    checker.start();
+    await pass(30_000);
+    expect(most).toBe(MAX_GIVEN_UP_UNDER_WAY);
+    expect(checker.counters.answered).toBe(20);
+    // Each has its turn.
+    await pass(3_600_000, 1_000);
+    expect(checker.counters.failed_timeout).toBeGreaterThanOrEqual(500);
+    expect(checker.counters.answered).toBe(20);
+    await checker.stop();
+  });
+
+  test('a backlog of one group costs as much as can be asked of it, not more for being long, and others get through', async () => {
+    const BACKLOG = 3_000;
+    let resolved = 0;
+    const { held, urls, checker, pass, clock } = setUp({
+      requestsPerWindow: 600,
+      fetch: (url, at) => after(at.clock, 200, described(new URL(url).searchParams.get('repo')!, ['a.b.c'])),
+      pdsOf: async (of) => {
+        resolved++;
+        const index = Number(of.replace(/\D/g, ''));
+        return {
+          kind: 'pds',
+          hostname: index < BACKLOG ? 'pds.example.com' : 'other.example.com',
+          secure: true,
+        };
+      },
+    });
+    for (let index = 0; index < BACKLOG + 10; index++) held.schedule(did(index));
+    checker.start();
+    for (let second = 1; second <= 20; second++) {
+      await pass(1_000, 100);
+      const most = urls.length + second * MAX_PUT_OFF_PER_SECOND + MAX_CHECKS_UNDER_WAY;
+      expect(resolved).toBeLessThanOrEqual(most);
+    }
+    await pass(100_000);
+    for (let index = BACKLOG; index < BACKLOG + 10; index++) expect(held.checks.has(did(index))).toBe(false);
+    await pass(1_800_000, 1_000);
+    // As fast as the group may be asked, but for what is lost between two looks.
+    const asked = urls.length;
+    expect(asked).toBe(BACKLOG + 10);
+    expect(held.checks.size).toBe(0);
+    expect(resolved).toBeLessThan(3 * asked);
+    expect(clock.nowMs()).toBeGreaterThan(START_MS);
     await checker.stop();
   });
 

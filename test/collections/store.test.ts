@@ -613,24 +613,37 @@ describe('checks', () => {
     expect(due()).toEqual([check]);
   });
 
-  test('that fail come back later, or are given up and counted until something schedules them anew', () => {
+  test('that fail come back later, and count as given up until they are answered or something schedules them anew', () => {
     commit(alice, [POST], [], { unproven: [LIKE] });
-    const fail = (retryAtMs: number | null): void => {
+    const fail = (retryAtMs: number, isGivenUp: boolean): void => {
       store.transaction(() => store.beginCheck(alice, NOW));
-      store.transaction(() => store.applyCheck(alice, { kind: 'failed', why: 'timeout', retryAtMs }, NOW));
+      store.transaction(() =>
+        store.applyCheck(alice, { kind: 'failed', why: 'timeout', retryAtMs, isGivenUp }, NOW),
+      );
     };
-    fail(NOW + 100);
+    const totals = () =>
+      ['check_0', 'failure_3', 'checks'].map((name) => store.totals().byName.get(name) ?? 0);
+    fail(NOW + 100, false);
     expect(due()).toEqual([]);
     expect(due(NOW + 100)).toEqual([{ did: alice, reason: 'unproven_removal', attempts: 1 }]);
     store.transaction(() => store.applyCheck(alice, { kind: 'later', atMs: NOW + 200 }, NOW));
     expect(due(NOW + 199)).toEqual([]);
     expect(due(NOW + 200)[0]?.attempts).toBe(1);
-    fail(null);
-    expect(due(NOW + 1e12)).toEqual([]);
-    expect(store.totals().byName.get('failure_3')).toBe(1);
+    expect(totals()).toEqual([1, 0, 1]);
+    fail(NOW + 300, true);
+    expect(totals()).toEqual([0, 1, 1]);
+    // Still due, and still given up when it is put off.
+    expect(due(NOW + 299)).toEqual([]);
+    store.transaction(() => store.applyCheck(alice, { kind: 'later', atMs: NOW + 400 }, NOW));
+    expect(due(NOW + 400)).toEqual([{ did: alice, reason: 'unproven_removal', attempts: 2 }]);
+    expect(totals()).toEqual([0, 1, 1]);
     commit(alice, [], [], { discontinuity: true });
-    expect(store.totals().byName.get('failure_3')).toBe(0);
+    expect(totals()).toEqual([0, 0, 1]);
     expect(due()).toEqual([{ did: alice, reason: 'discontinuity', attempts: 0 }]);
+    fail(NOW + 500, true);
+    store.transaction(() => store.beginCheck(alice, NOW));
+    store.transaction(() => store.applyCheck(alice, { kind: 'collections', collections: [POST] }, NOW));
+    expect(totals()).toEqual([0, 0, 0]);
   });
 
   test('that find no repo hide it, until the log says otherwise', () => {

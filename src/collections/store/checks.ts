@@ -16,13 +16,16 @@ export const CHECK_REASONS = [
   'shown_again',
 ] as const satisfies readonly CheckReason[];
 
+const OVER_BOUND = CHECK_FAILURES.indexOf('over_bound');
 /** Stands for the reason of what nothing was scheduled for; it is not shown. */
 const GIVEN_UP_AT_ONCE = CHECK_REASONS.indexOf('verify');
 
 interface CheckRow {
   readonly reason: number;
   readonly attempts: number;
+  /** null: never again. */
   readonly due: number | null;
+  /** Not null: it was given up for that. */
   readonly failure: number | null;
 }
 
@@ -30,11 +33,11 @@ export interface Checks {
   /** A repo that has a check keeps it, but for one that was given up. @returns false: over the bound, and counted */
   schedule(did: string, reason: CheckReason, nowMs: number): boolean;
   due(nowMs: number, limit: number): readonly ScheduledCheck[];
-  /** Counts a repo as given up without a question; one that is scheduled will be asked first. */
+  /** Counts a repo as given up, never to be asked for that; one that is scheduled will be asked first. */
   giveUp(did: string, why: CheckFailure): void;
   /** Puts a check off. */
   postpone(did: string, atMs: number): void;
-  failed(did: string, why: CheckFailure, retryAtMs: number | null): void;
+  failed(did: string, why: CheckFailure, retryAtMs: number, isGivenUp: boolean): void;
   done(did: string): void;
   watch(did: string, nowMs: number): number;
   /** Ends a watch. @returns whether an event came since, or it was forgotten */
@@ -49,6 +52,8 @@ export const createChecks = (db: Database, total: (name: string, by: number) => 
   const select = db.query<CheckRow, [string]>(
     'select reason, attempts, due, failure from checks where did = ?',
   );
+  // An older weir gave them up for good.
+  db.query('update checks set due = 0 where due is null and failure <> ?').run(OVER_BOUND);
   const upsert = db.query<null, [string, number, number, number | null, number | null]>(
     'insert into checks values (?, ?, ?, ?, ?) on conflict do update set reason = excluded.reason, ' +
       'attempts = excluded.attempts, due = excluded.due, failure = excluded.failure',
@@ -79,7 +84,7 @@ export const createChecks = (db: Database, total: (name: string, by: number) => 
 
   const set = (did: string, before: CheckRow | null, after: CheckRow | null): void => {
     const words = (row: CheckRow): string =>
-      row.due === null ? `failure_${row.failure}` : `check_${row.reason}`;
+      row.failure === null ? `check_${row.reason}` : `failure_${row.failure}`;
     if (before !== null) total(words(before), -1);
     if (after !== null) total(words(after), 1);
     const grown = (after === null ? 0 : 1) - (before === null ? 0 : 1);
@@ -92,7 +97,7 @@ export const createChecks = (db: Database, total: (name: string, by: number) => 
   /** Puts one where none is scheduled. @returns false: over the bound */
   const put = (did: string, after: CheckRow): boolean => {
     const before = select.get(did);
-    if (before !== null && before.due !== null) return true;
+    if (before !== null && before.failure === null) return true;
     if (before === null && counted >= MAX_SCHEDULED_CHECKS) {
       total('refused_checks', 1);
       return false;
@@ -113,17 +118,16 @@ export const createChecks = (db: Database, total: (name: string, by: number) => 
         .map(({ did, reason, attempts }) => ({ did, reason: CHECK_REASONS[reason] ?? 'verify', attempts })),
     postpone(did, atMs) {
       const before = select.get(did);
-      if (before !== null) set(did, before, { ...before, due: atMs, failure: null });
+      if (before !== null) set(did, before, { ...before, due: atMs });
     },
-    failed(did, why, retryAtMs) {
+    failed(did, why, retryAtMs, isGivenUp) {
       const before = select.get(did);
       if (before === null) return;
-      const attempts = before.attempts + 1;
       set(did, before, {
         ...before,
-        attempts,
+        attempts: before.attempts + 1,
         due: retryAtMs,
-        failure: retryAtMs === null ? CHECK_FAILURES.indexOf(why) : null,
+        failure: isGivenUp ? CHECK_FAILURES.indexOf(why) : null,
       });
     },
     done(did) {

@@ -36,7 +36,8 @@ export const SCHEMA_VERSION = 2;
  * chunks       lists of repos (list.ts); key = list << 40 | base.
  * accounts     by 48 bits of a hash of the DID, the next free number where two fall together (account.ts).
  * others       DIDs that are no did:plc; those are in the file of DIDs.
- * checks       repos to be asked for; `due` null = given up for `failure`; both stored as their number in a list.
+ * checks       repos to be asked for, and why, as a number in a list; `failure` = given up for that, and due all the same
+ *              (`due` null: never).
  * watches      repos that are being asked for; `touched` = an event of them came since.
  * totals       counts by name.
  */

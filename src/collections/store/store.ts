@@ -836,7 +836,8 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
       begun.delete(did);
       const isVoid = watch === undefined || checks.unwatch(watch, did);
       if (outcome.kind === 'later') checks.postpone(did, outcome.atMs);
-      else if (outcome.kind === 'failed') checks.failed(did, outcome.why, outcome.retryAtMs);
+      else if (outcome.kind === 'failed')
+        checks.failed(did, outcome.why, outcome.retryAtMs, outcome.isGivenUp);
       else if (isVoid) {
         counters.voidAnswers++;
         checks.done(did);
