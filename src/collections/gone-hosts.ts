@@ -1,21 +1,24 @@
 /** Which hosts are gone for good. Pure. */
+import { MAX_RETRY_AFTER_MS } from '../hosts/lifecycle.ts';
 import type { HostView } from '../hosts/types.ts';
 
 /**
  * A host that nobody could reach for so long is gone, and with it what its accounts had. It is still tried: once it
- * answers, its accounts are shown again.
+ * answers, its accounts are shown again. That it says nothing means nothing: small hosts are quiet for months.
  */
 export const GONE_AFTER_MS = 30 * 24 * 3_600_000;
+/** So often at least it is tried in that time. With fewer failures it was we who were not there. */
+export const MIN_GONE_FAILURES = GONE_AFTER_MS / MAX_RETRY_AFTER_MS;
 
 /** @returns host ids, ascending */
 export const goneHosts = (hosts: readonly HostView[], nowMs: number): number[] =>
   hosts
     .filter(
-      ({ row, connected }) =>
+      ({ row, connected, connectedUntilMs }) =>
         !connected &&
         row.status === 'offline' &&
-        row.failures > 0 &&
-        nowMs - Math.max(row.lastEventAtMs, row.createdAtMs) > GONE_AFTER_MS,
+        row.failures >= MIN_GONE_FAILURES &&
+        nowMs - Math.max(connectedUntilMs, row.createdAtMs) > GONE_AFTER_MS,
     )
     .map(({ row }) => row.hostId)
     .sort((one, other) => one - other);

@@ -509,6 +509,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     trusted: host.trusted,
     connected: host.life.phase === 'open',
     connectedSinceMs: host.life.openedAtMs,
+    connectedUntilMs: host.life.connectedUntilMs,
     nextAttemptAtMs: host.life.nextAttemptAtMs,
     lastClose: host.lastClose,
     lastCloseAtMs: host.lastCloseAtMs,

@@ -78,6 +78,8 @@ export interface HostView {
   readonly trusted: boolean;
   readonly connected: boolean;
   readonly connectedSinceMs: number | null;
+  /** When an earlier connection was last known to be there. */
+  readonly connectedUntilMs: number;
   readonly nextAttemptAtMs: number | null;
   /** The last close, in words; '' when none. */
   readonly lastClose: string;

@@ -32,6 +32,7 @@ export const aHost = (
   trusted: false,
   connected: true,
   connectedSinceMs: 1_700_000_400_000,
+  connectedUntilMs: 1_700_000_300_000,
   nextAttemptAtMs: null,
   lastClose: '',
   lastCloseAtMs: null,

@@ -3,12 +3,13 @@ import { Database } from 'bun:sqlite';
 import { afterEach, beforeEach, describe, expect, test } from 'bun:test';
 import { batchBytes, decodeBatch, encodeBatch } from '../../src/collections/batch.ts';
 import { type Collections, openCollections } from '../../src/collections/collections.ts';
-import { GONE_AFTER_MS, goneHosts } from '../../src/collections/gone-hosts.ts';
+import { GONE_AFTER_MS, goneHosts, MIN_GONE_FAILURES } from '../../src/collections/gone-hosts.ts';
 import type { BatchMessage } from '../../src/collections/messages.ts';
 import { MAX_INDEX_BYTES_IN_FLIGHT, startPump } from '../../src/collections/pump.ts';
 import { MAX_PAIRS_PER_CALL } from '../../src/collections/store/bounds.ts';
 import { openCollectionWriter } from '../../src/collections/writer.ts';
 import { KIND } from '../../src/firehose/types.ts';
+import { newLife, step } from '../../src/hosts/lifecycle.ts';
 import type { HostView } from '../../src/hosts/types.ts';
 import type { LogRecord } from '../../src/log/types.ts';
 import { HISTORY_COLLECTIONS, MemoryLog, makeHistory, type Truth } from './history.ts';
@@ -368,18 +369,19 @@ describe('memory of batches', () => {
   });
 });
 
-test('a host is gone for good when nobody could reach it for a month', () => {
+test('a host is gone for good when it was not reached in a month of trying, however long it said nothing', () => {
   const nowMs = 1e12;
   const host = (hostId: number, more: object, row: object = {}): HostView =>
     ({
       connected: false,
+      connectedUntilMs: nowMs - GONE_AFTER_MS - 1,
       ...more,
       row: {
         hostId,
         status: 'offline',
-        failures: 9,
+        failures: MIN_GONE_FAILURES,
         createdAtMs: 0,
-        lastEventAtMs: nowMs - GONE_AFTER_MS - 1,
+        lastEventAtMs: 0,
         ...row,
       },
     }) as unknown as HostView;
@@ -390,12 +392,58 @@ test('a host is gone for good when nobody could reach it for a month', () => {
         host(2, {}),
         host(3, { connected: true }),
         host(4, {}, { status: 'active' }),
-        host(5, {}, { lastEventAtMs: nowMs - GONE_AFTER_MS }),
-        host(6, {}, { lastEventAtMs: 0, createdAtMs: nowMs - 1 }),
-        host(7, {}, { failures: 0 }),
+        // Silent all the time, but connected until then.
+        host(5, { connectedUntilMs: nowMs - GONE_AFTER_MS }),
+        host(6, {}, { createdAtMs: nowMs - 1 }),
+        // It was we who were away.
+        host(7, {}, { failures: MIN_GONE_FAILURES - 1 }),
         host(8, {}, { status: 'banned' }),
       ],
       nowMs,
     ),
   ).toEqual([2, 9]);
+});
+
+test('a host of the roster that is quiet for a month and then fails once is not gone', () => {
+  let nowMs = 1e12;
+  const tick = { kind: 'tick', hasCursor: true } as const;
+  let life = newLife({
+    banned: false,
+    status: 'idle',
+    failures: 0,
+    firstAttemptAtMs: nowMs,
+    connectedUntilMs: nowMs,
+  });
+  const go = (input: Parameters<typeof step>[1]): void => {
+    life = step(life, input, nowMs, 0.5).life;
+  };
+  const view = (): HostView =>
+    ({
+      connected: life.phase === 'open',
+      connectedUntilMs: life.connectedUntilMs,
+      row: { hostId: 7, status: life.status, failures: life.failures, createdAtMs: 0, lastEventAtMs: 0 },
+    }) as unknown as HostView;
+  const fail = (): void => {
+    nowMs = life.nextAttemptAtMs!;
+    go(tick);
+    const outcome = { kind: 'unreachable', detail: '' } as const;
+    go({ kind: 'closed', outcome, events: 0, progressed: false, hasCursor: true });
+  };
+  go(tick);
+  go({ kind: 'opened' });
+  nowMs += GONE_AFTER_MS + 1;
+  go({
+    kind: 'closed',
+    outcome: { kind: 'silent' },
+    events: 0,
+    progressed: false,
+    hasCursor: true,
+  });
+  fail();
+  expect(life.status).toBe('offline');
+  expect(goneHosts([view()], nowMs)).toEqual([]);
+  const lostAtMs = nowMs;
+  while (goneHosts([view()], nowMs).length === 0) fail();
+  expect(nowMs - lostAtMs).toBeGreaterThan(GONE_AFTER_MS - 3_600_000);
+  expect(nowMs - lostAtMs).toBeLessThan(GONE_AFTER_MS + 3_600_000);
 });
