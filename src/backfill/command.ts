@@ -26,6 +26,7 @@ import type { HostSource } from '../state/types.ts';
 import { createAsker, StoppedError } from './ask.ts';
 import { type BackfillDatabase, openBackfillDatabase } from './database.ts';
 import { type BackfillIndex, backfillIndex } from './index-port.ts';
+import { createKnownAccounts } from './known-accounts.ts';
 import { writeListedAccounts } from './listed-accounts.ts';
 import {
   BACKFILL_HELP,
@@ -45,7 +46,7 @@ import {
   wantOfRun,
 } from './progress.ts';
 import { createRepoReader } from './repos.ts';
-import { PlanError, type RunEnd, type RunningRun, type Sources, startRun } from './run.ts';
+import { PlanError, type ReadingDeps, type RunEnd, type Sources, startRun } from './run.ts';
 import { hostSources, type KnownHost } from './sources/hosts.ts';
 import { relaySources } from './sources/relay.ts';
 import { verifySources } from './sources/verify.ts';
@@ -68,6 +69,7 @@ const LINE_EVERY_MS = 60_000;
 const LOOK_EVERY_MS = 5_000;
 const MAX_NOTICES = 4;
 const LIST_TIMEOUT_MS = 60_000;
+const HOST_IDS_AGAIN_MS = 60_000;
 /** How long `--cancel` waits for the process that works on the run. */
 const OBEY_WAIT_MS = 15_000;
 
@@ -408,11 +410,17 @@ const workOn = async (
     ...(parts.maxTimeoutMs === undefined ? {} : { maxTimeoutMs: parts.maxTimeoutMs }),
   });
   const repos = createRepoReader({ ask, resolve, signal, allowInsecure: config.allowInsecureHosts, nowMs });
-  const sources = sourcesOf(run, { session, ask, repos, index, writer, notice });
-  const running = startRun(run, {
-    progress,
+  const { query } = session.database.pool;
+  const reading: ReadingDeps = {
     index,
     repos,
+    knownAccounts: createKnownAccounts(query),
+    hostIdOf: createHostIds(query, nowMs),
+  };
+  const sources = sourcesOf(run, { ...reading, session, ask, writer, notice });
+  const running = startRun(run, {
+    ...reading,
+    progress,
     sources,
     clock: systemClock,
     random: Math.random,
@@ -424,7 +432,7 @@ const workOn = async (
   });
   const startedAtMs = nowMs();
   const rates = createRates();
-  const hide = show(running, isTerminal, out, () => ({
+  const hide = show(isTerminal, out, () => ({
     runId: run.runId,
     spec: run.spec,
     view: running.view,
@@ -444,12 +452,7 @@ const workOn = async (
 };
 
 /** Keeps the terminal, or the log, up to date. Returns what ends it. */
-const show = (
-  _running: RunningRun,
-  isTerminal: boolean,
-  out: (line: string) => void,
-  shown: () => Shown,
-): (() => void) => {
+const show = (isTerminal: boolean, out: (line: string) => void, shown: () => Shown): (() => void) => {
   if (!isTerminal) {
     let looks = 0;
     const timer = setInterval(() => {
@@ -476,11 +479,9 @@ const show = (
 
 const sourcesOf = (
   { spec }: RunRow,
-  deps: {
+  deps: ReadingDeps & {
     readonly session: Session;
     readonly ask: ReturnType<typeof createAsker>;
-    readonly repos: ReturnType<typeof createRepoReader>;
-    readonly index: BackfillIndex;
     readonly writer: Writer;
     readonly notice: (line: string) => void;
   },
@@ -521,6 +522,23 @@ const sourcesOf = (
 };
 
 const withoutPort = (hostname: string): string => hostname.replace(/:\d+$/, '');
+
+/** The numbers of hosts, read again for a host that is not among them: the relay meets new ones every day. */
+const createHostIds = (query: Pool['query'], nowMs: () => number): ReadingDeps['hostIdOf'] => {
+  let hostIds: Promise<ReadonlyMap<string, number>> | null = null;
+  let readAtMs = 0;
+  return async (hostname) => {
+    const hostId = (await hostIds)?.get(hostname);
+    if (hostId !== undefined) return hostId;
+    if (hostIds === null || nowMs() - readAtMs > HOST_IDS_AGAIN_MS) {
+      readAtMs = nowMs();
+      hostIds = query('select hostname, host_id from hosts').then(
+        (rows) => new Map(rows.map((row) => [row.hostname as string, row.host_id as number])),
+      );
+    }
+    return (await hostIds).get(hostname) ?? 0;
+  };
+};
 
 /** The hosts that the relay follows, without banned ones. */
 const readKnownHosts = async (query: Pool['query'], config: Config): Promise<KnownHost[]> => {

@@ -5,7 +5,7 @@ import type { CollectionReader, CollectionWriter, HiddenReason } from '../collec
 export type GoneReason = Exclude<HiddenReason, 'pds_gone'>;
 
 export interface BackfillIndex
-  extends Pick<CollectionWriter, 'add' | 'setStatus' | 'begin' | 'apply' | 'forget'> {
+  extends Pick<CollectionWriter, 'add' | 'setStatus' | 'locate' | 'begin' | 'apply' | 'forget'> {
   /** Collections that the index has ever seen, at most `limit`. */
   collections(limit: number): Promise<readonly string[]>;
   /** A page of the repos of one collection; null = of all. @throws for a cursor that is not of this index */
@@ -28,6 +28,7 @@ export const backfillIndex = (
 ): BackfillIndex => ({
   add: (repos) => writer.add(repos),
   setStatus: (accounts) => writer.setStatus(accounts),
+  locate: (accounts) => writer.locate(accounts),
   begin: (did) => writer.begin(did),
   apply: (did, watch, truth) => writer.apply(did, watch, truth),
   forget: (watch) => writer.forget(watch),

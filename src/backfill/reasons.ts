@@ -26,6 +26,7 @@ export const BACKFILL_REASONS = [
   'did_not_found', // the directory says it does not exist, or is gone
   'did_unresolved', // the directory could not be asked
   'did_no_pds', // its document names no usable PDS
+  'account_limit', // its host has more accounts than the relay takes from it
   'wrong_host', // a host lists it, and its document names another
   'repo_unreadable', // the repo's CAR is damaged, or over the bound
   'too_many_failures', // more repos of a run failed than are kept to be tried again

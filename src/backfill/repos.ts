@@ -24,25 +24,27 @@ export type RepoAnswer =
       readonly collections: readonly string[];
       readonly invalid: number;
     }
-  /** Its PDS or the directory says that it is not to be shown. */
-  | { readonly ok: true; readonly did: string; readonly hidden: GoneReason };
+  | HiddenRepo;
+
+/** Its PDS or the directory says that it is not to be shown. */
+export interface HiddenRepo {
+  readonly ok: true;
+  readonly did: string;
+  readonly hidden: GoneReason;
+}
 
 export interface RepoReader {
   /**
    * Reads one repo.
-   * @param hostname where it is; null: ask the directory
+   * @param hostname where it is
    * @param onSend called right before its PDS is asked; what it says is from after that
    * @throws StoppedError
    */
-  read(
-    did: string,
-    hostname: string | null,
-    onSend: () => Promise<void>,
-  ): Promise<RepoAnswer | BackfillFailure>;
+  read(did: string, hostname: string, onSend: () => Promise<void>): Promise<RepoAnswer | BackfillFailure>;
   /** The PDS that the account's DID document names. @throws StoppedError */
   locate(
     did: string,
-  ): Promise<{ readonly ok: true; readonly hostname: string } | RepoAnswer | BackfillFailure>;
+  ): Promise<{ readonly ok: true; readonly hostname: string } | HiddenRepo | BackfillFailure>;
 }
 
 const HIDDEN_STATUSES: readonly GoneReason[] = [
@@ -75,7 +77,7 @@ export const createRepoReader = (deps: {
   readonly nowMs: () => number;
 }): RepoReader => {
   const { ask, allowInsecure } = deps;
-  const hidden = (did: string, reason: GoneReason): RepoAnswer => ({ ok: true, did, hidden: reason });
+  const hidden = (did: string, reason: GoneReason): HiddenRepo => ({ ok: true, did, hidden: reason });
 
   const locate: RepoReader['locate'] = async (did) => {
     const result = await orStopped(deps.signal, deps.resolve(did));
@@ -152,13 +154,7 @@ export const createRepoReader = (deps: {
   return {
     locate,
     async read(did, hostname, onSend) {
-      let host = hostname;
-      if (host === null) {
-        const located = await locate(did);
-        if (!('hostname' in located)) return located;
-        host = located.hostname;
-      }
-      const base = hostUrl(host, allowInsecure);
+      const base = hostUrl(hostname, allowInsecure);
       const answer = await ask.get({
         url: `${base}/xrpc/com.atproto.repo.describeRepo?repo=${encodeURIComponent(did)}`,
         timeoutMs: TIMEOUT_MS,

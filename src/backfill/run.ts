@@ -9,7 +9,8 @@
 import type { RepoTruth } from '../collections/types.ts';
 import type { Clock } from '../network/clock.ts';
 import { orStopped, StoppedError } from './ask.ts';
-import type { BackfillIndex } from './index-port.ts';
+import type { BackfillIndex, GoneReason } from './index-port.ts';
+import type { KnownAccounts } from './known-accounts.ts';
 import { type PagingWatch, watchPaging } from './paging.ts';
 import type { Checkpoint, Progress, RepoLater, RepoQueued } from './progress.ts';
 import { type BackfillFailure, isPassing } from './reasons.ts';
@@ -72,10 +73,8 @@ export interface Sources {
   readPage(source: SourceRow, report: PageReport): Promise<PageRead | BackfillFailure>;
 }
 
-export interface RunDeps {
+export interface RunDeps extends ReadingDeps {
   readonly progress: Progress;
-  readonly index: BackfillIndex;
-  readonly repos: RepoReader;
   readonly sources: Sources;
   readonly clock: Clock;
   /** 0…1, for the jitter of retries. */
@@ -114,15 +113,57 @@ export interface RunningRun {
   readonly ended: Promise<RunEnd>;
 }
 
+/** A host; `hostId` 0 = the relay has no number for it. */
+export interface Place {
+  readonly hostname: string;
+  readonly hostId: number;
+}
+
+/** What it takes to read single repos. */
+export interface ReadingDeps {
+  readonly index: BackfillIndex;
+  readonly repos: RepoReader;
+  readonly knownAccounts: KnownAccounts;
+  /** The relay's number of a host; 0 = it has none. */
+  readonly hostIdOf: (hostname: string) => Promise<number>;
+}
+
 /**
  * Reads one repo into the index.
- * @param host where it is, if that is known; `hostId` 0 = not by a number
+ * @param host where it is, and then the index has been told what the relay holds of the account; null: looked up here
  * @returns what to count, or why it failed
  */
 export const readRepoIntoIndex = async (
-  deps: { readonly index: BackfillIndex; readonly repos: RepoReader },
+  deps: ReadingDeps,
   did: string,
-  host: { readonly hostname: string; readonly hostId: number } | null,
+  host: Place | null,
+): Promise<BackfillCounters | BackfillFailure> => {
+  if (host !== null) return readRepoAt(deps, did, host.hostname, host.hostId);
+  const held = (await deps.knownAccounts([did])).get(did);
+  // Its PDS does not know what the relay has against it.
+  if (held?.isTold && held.hidden !== null) return hideRepo(deps.index, did, held.hidden);
+  const located = await deps.repos.locate(did);
+  if (!located.ok) return located;
+  // The directory has answered for its PDS.
+  if ('hidden' in located) return hideRepo(deps.index, did, located.hidden);
+  const result = await readRepoAt(deps, did, located.hostname, 0);
+  // Also where nobody answers: only an account whose host the index knows can be hidden when that host is gone.
+  const hostId = await deps.hostIdOf(located.hostname);
+  if (hostId > 0) await deps.index.locate([{ did, hostId }]);
+  return result;
+};
+
+const hideRepo = async (index: BackfillIndex, did: string, reason: GoneReason): Promise<BackfillCounters> => {
+  const { hidden } = await index.apply(did, await index.begin(did), { hidden: reason });
+  return { ...noCounters(), repos: 1, hidden: hidden ? 1 : 0 };
+};
+
+/** @param hostId the host that says so; 0: looked up, so the account's own */
+const readRepoAt = async (
+  deps: Pick<ReadingDeps, 'index' | 'repos'>,
+  did: string,
+  hostname: string,
+  hostId: number,
 ): Promise<BackfillCounters | BackfillFailure> => {
   const { index } = deps;
   let watch: number | null = null;
@@ -137,7 +178,7 @@ export const readRepoIntoIndex = async (
   };
   let answer: Awaited<ReturnType<RepoReader['read']>>;
   try {
-    answer = await deps.repos.read(did, host?.hostname ?? null, renew);
+    answer = await deps.repos.read(did, hostname, renew);
   } catch (error) {
     await forget().catch(() => {});
     throw error;
@@ -148,11 +189,10 @@ export const readRepoIntoIndex = async (
   }
   const counters = noCounters();
   counters.repos = 1;
-  const truth: RepoTruth =
-    'hidden' in answer
-      ? { hidden: answer.hidden }
-      : { collections: answer.collections, ...(host === null ? {} : { hostId: host.hostId }) };
-  // The directory alone may have answered, without a question to its PDS.
+  const truth: RepoTruth = {
+    ...('hidden' in answer ? { hidden: answer.hidden } : { collections: answer.collections }),
+    hostId,
+  };
   const applied = await index.apply(did, watch ?? (await index.begin(did)), truth);
   if ('collections' in answer) {
     counters.imported = answer.collections.length;

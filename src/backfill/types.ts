@@ -52,7 +52,7 @@ export interface BackfillCounters {
   known: number;
   /** Pairs that the index had and the PDS has not: taken out. */
   ghosts: number;
-  /** Accounts hidden, since their PDS says that they are not active. */
+  /** Accounts hidden, since their PDS or the relay itself has them as not active. */
   hidden: number;
   /** Accounts written to the account list, new or anew. */
   accounts: number;
@@ -92,8 +92,8 @@ export const addCounters = (sum: BackfillCounters, more: BackfillCounters): void
   }
 };
 
-export const countFailure = (counters: BackfillCounters, reason: BackfillReason): void => {
-  counters.failures[reason] = (counters.failures[reason] ?? 0) + 1;
+export const countFailure = (counters: BackfillCounters, reason: BackfillReason, repos = 1): void => {
+  counters.failures[reason] = (counters.failures[reason] ?? 0) + repos;
 };
 
 /** One thing that is read page by page: a collection of the other relay, a host, a collection of the index. */

@@ -157,6 +157,7 @@ export const openCollections = async (deps: CollectionsDeps): Promise<Collection
   const writer: CollectionWriter = {
     add: (repos) => call('add', repos),
     setStatus: (accounts) => call('setStatus', accounts),
+    locate: (accounts) => call('locate', accounts),
     scheduleChecks: (dids, reason) => call('scheduleChecks', dids, reason),
     begin: (did) => call('begin', did),
     apply: (did, watch, truth) => call('apply', did, watch, truth),

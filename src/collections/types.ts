@@ -179,6 +179,13 @@ export interface RepoPairs {
   readonly collections: readonly string[];
 }
 
+/** Where an account is, for sweeps of hosts that are gone. */
+export interface AccountPlace {
+  readonly did: string;
+  /** As the roster numbers them; 0 = not known. */
+  readonly hostId: number;
+}
+
 export interface AddedPairs {
   /** Pairs that were not held. Those of repos that are hidden are kept, too, for when they are back. */
   readonly added: number;
@@ -192,6 +199,8 @@ export interface ListedStatus {
   readonly did: string;
   readonly status: Exclude<HiddenReason, 'pds_gone'> | null;
   readonly hostId?: number;
+  /** It is the relay's own word, which counts as much as if the log had told it. */
+  readonly isTold?: boolean;
 }
 
 /**
@@ -232,6 +241,8 @@ export interface CollectionWriter extends CheckStore {
    * @returns how many were taken
    */
   setStatus(accounts: readonly ListedStatus[]): Promise<number>;
+  /** Tells at which hosts accounts are that the index has, by their identities, where the log has not told that. */
+  locate(accounts: readonly AccountPlace[]): Promise<void>;
   /** Schedules checks of repos, now; one that has a check keeps it. @returns how many were taken (the bound: MAX_SCHEDULED_CHECKS) */
   scheduleChecks(dids: readonly string[], reason: CheckReason): Promise<number>;
   /**

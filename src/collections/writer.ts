@@ -28,6 +28,10 @@ export const writerOf = (store: Store, nowMs: () => number): CollectionWriter =>
       checkSize(accounts.length);
       return store.transaction(() => store.setStatus(accounts, nowMs()));
     },
+    async locate(accounts) {
+      checkSize(accounts.length);
+      return store.transaction(() => store.locate(accounts));
+    },
     async scheduleChecks(dids, reason) {
       checkSize(dids.length);
       return store.transaction(() => store.scheduleChecks(dids, reason, nowMs()));

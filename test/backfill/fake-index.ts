@@ -24,6 +24,7 @@ export const openFakeIndex = (path: string): FakeIndex => {
   );
   db.run('create table if not exists repos (n integer primary key, did text unique)');
   db.run('create table if not exists hidden (did text primary key, status text)');
+  db.run('create table if not exists told (did text primary key)');
   const insert = db.query('insert into pairs values (?, ?) on conflict do nothing');
   const insertRepo = db.query('insert into repos (did) values (?) on conflict do nothing');
   const remove = db.query('delete from pairs where did = ? and collection = ?');
@@ -31,7 +32,9 @@ export const openFakeIndex = (path: string): FakeIndex => {
   const hide = db.query(
     'insert into hidden values (?, ?) on conflict (did) do update set status = excluded.status',
   );
-  const unhide = db.query('delete from hidden where did = ?');
+  const unhide = db.query('delete from hidden where did = ?1 and did not in (select did from told)');
+  const tell = db.query('insert into told values (?) on conflict do nothing');
+  const isTold = db.query('select 1 from told where did = ?');
   const watches = new Map<number, { did: string; touched: boolean }>();
   let lastWatch = 0;
   const addOne = (did: string, collection: string): boolean => {
@@ -50,10 +53,15 @@ export const openFakeIndex = (path: string): FakeIndex => {
     },
     setStatus: async (accounts) => {
       db.transaction(() => {
-        for (const { did, status } of accounts) status === null ? unhide.run(did) : hide.run(did, status);
+        for (const { did, status, isTold: word } of accounts) {
+          if (isTold.get(did) !== null) continue;
+          status === null ? unhide.run(did) : hide.run(did, status);
+          if (word === true) tell.run(did);
+        }
       })();
       return accounts.length;
     },
+    locate: async () => {},
     begin: async (did) => {
       watches.set(++lastWatch, { did, touched: false });
       return lastWatch;

@@ -40,6 +40,7 @@ beforeEach(async () => {
   await harness.sql`delete from hosts`;
   await Promise.all(servers.splice(0).map((server) => server.stop()));
   places.clear();
+  directory.requests.length = 0;
 });
 
 const pds = (repos: FakeRepo[], options: Parameters<typeof fakePds>[1] = {}): FakeServer => {
@@ -160,12 +161,43 @@ describe('a reading of hosts', () => {
     expect((await state.loadAccounts([didOf(3)]))[0]!.rev).toBe('3kbbbbbbbb222');
   });
 
-  test('takes no more accounts into the list than the host may have', async () => {
-    const host = pds(Array.from({ length: 150 }, (_, n) => repo(n, [POST])));
+  test('takes no more accounts than the host may have, into the index as into the list, and those again', async () => {
+    const host = pds([
+      ...Array.from({ length: 150 }, (_, n) => repo(n, [POST])),
+      repo(900, [POST], 'deactivated'),
+    ]);
     await state.insertHost(newHost(host.hostname, { secure: false, source: 'crawl', accountLimit: 20 }));
-    expect((await harness.run(['--from-hosts', '--requests', '200000'])).code).toBe(0);
-    expect((await state.listRepos(0, 1_000)).repos.length).toBe(20);
-    expect((await pairs()).length).toBe(150);
+    for (const _ of ['once', 'again']) {
+      const { code, out } = await harness.run(['--from-hosts', '--requests', '200000']);
+      expect(code).toBe(0);
+      expect(out).toContain('account_limit 131');
+      const listed = (await state.listRepos(0, 1_000)).repos.map(({ did }) => `${did} ${POST}`);
+      expect(listed.length).toBe(20);
+      expect(await pairs()).toEqual(listed.sort());
+    }
+    expect(await withIndex((index) => index.hidden().size)).toBe(0);
+    expect(host.requests.filter(({ path }) => path.endsWith('describeRepo')).length).toBe(40);
+  });
+
+  test('believes a trusted host about active accounts, but not those that the relay knows at another', async () => {
+    const now = pds([repo(1, [LIKE])]);
+    // It moved away, and was never deactivated here.
+    const before = pds([
+      { ...repo(1, [POST]), status: null },
+      { ...repo(2, [POST]), status: null },
+    ]);
+    const { hostId } = await state.insertHost(newHost(now.hostname, { secure: false, source: 'crawl' }));
+    await state.insertHost(newHost(before.hostname, { secure: false, source: 'crawl' }));
+    const accounts = [account(didOf(1), { hostId, rev: '3kaaaaaaaa222' })];
+    await state.flush(flushOf(1, { accounts }));
+    const { code, out } = await harness.run(['--from-hosts', before.hostname], {
+      RELAY_TRUSTED_DOMAINS: 'localhost',
+    });
+    expect(code).toBe(0);
+    expect(out).toContain('wrong_host 1');
+    expect(await pairs()).toEqual([`${didOf(2)} ${POST}`]);
+    // Nobody was looked up but the one that is in doubt.
+    expect(directory.requests.map(({ path }) => path)).toEqual([`/${didOf(1)}`]);
   });
 
   test('parks a host that fails, tries it again, and gives it up with its reason', async () => {

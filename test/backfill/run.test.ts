@@ -55,6 +55,8 @@ describe('a run', () => {
       } as never,
       index: {} as never,
       repos: {} as never,
+      knownAccounts: async () => new Map(),
+      hostIdOf: async () => 0,
       sources: {
         maxActive: MAX_ACTIVE,
         maxPerGroup: MAX_ACTIVE,

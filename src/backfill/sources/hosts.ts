@@ -2,20 +2,21 @@
  * Import from PDSes: one source per host, page by page of its listRepos, then each repo's own answer.
  *
  * Who may say what: a host speaks for the accounts whose DID documents name it. Hosts that the operator trusts are
- * believed about active accounts, which spares the directory millions of questions; everything else is looked up,
- * so that no host can add, hide or describe another's accounts.
+ * believed about active accounts that the relay does not know at another host, which spares the directory millions of
+ * questions; everything else is looked up, so that no host can add, hide or describe another's accounts. And whatever
+ * a host says, what the relay itself holds against an account, or has no room for, is not listed.
  * Source: the lexicon com.atproto.sync.listRepos.
  */
 import { parseHostEntry } from '../../hosts/crawl.ts';
 import { hostGroup } from '../../network/politeness.ts';
 import { type ListedPage, type ListedRepo, parseListedPage } from '../answers.ts';
 import { type Asker, hostUrl } from '../ask.ts';
-import type { BackfillIndex } from '../index-port.ts';
+import { hiddenAs, type KnownAccount } from '../known-accounts.ts';
 import type { ListedAccount } from '../listed-accounts.ts';
 import { watchPaging } from '../paging.ts';
 import { type BackfillFailure, failed } from '../reasons.ts';
-import { hiddenReason, type RepoReader } from '../repos.ts';
-import { PlanError, readRepoIntoIndex, type Sources } from '../run.ts';
+import { hiddenReason } from '../repos.ts';
+import { PlanError, type ReadingDeps, readRepoIntoIndex, type Sources } from '../run.ts';
 import { addCounters, type BackfillTask, countFailure, noCounters } from '../types.ts';
 
 /** Repos per page: what a kill lets be asked again. A page of 1,000 takes minutes at a polite pace. */
@@ -53,10 +54,8 @@ export interface KnownHost {
   readonly accountLimit: number;
 }
 
-export interface HostDeps {
+export interface HostDeps extends ReadingDeps {
   readonly ask: Asker;
-  readonly index: BackfillIndex;
-  readonly repos: RepoReader;
   /** All that may be asked: neither banned nor under a domain ban. */
   readonly knownHosts: () => Promise<readonly KnownHost[]>;
   readonly isTrusted: (hostname: string) => boolean;
@@ -72,7 +71,6 @@ export interface HostDeps {
 export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps: HostDeps): Sources => {
   const { index, repos } = deps;
   let hosts: Map<string, KnownHost> | null = null;
-  const roomOf = new Map<number, number>();
 
   const hostOf = async (hostname: string): Promise<KnownHost> => {
     hosts ??= new Map((await deps.knownHosts()).map((host) => [host.hostname, host]));
@@ -87,18 +85,16 @@ export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps
     );
   };
 
-  /** Listed accounts that fit under the host's account limit. */
-  const fitting = async (
-    host: KnownHost,
-    rows: readonly ListedAccount[],
-  ): Promise<readonly ListedAccount[]> => {
-    if (host.hostId === null || rows.length === 0) return [];
-    let room = roomOf.get(host.hostId);
-    if (room === undefined) {
-      room = Math.max(0, host.accountLimit - (await deps.countAccounts(host.hostId)));
-      roomOf.set(host.hostId, room);
-    }
-    return rows.slice(0, room);
+  /** Without those that would be over the host's account limit; the relay would throttle them. */
+  const admitted = async (
+    { hostId, accountLimit }: KnownHost,
+    own: readonly OwnRepo[],
+    known: ReadonlyMap<string, KnownAccount>,
+  ): Promise<readonly OwnRepo[]> => {
+    const isHere = ({ did }: OwnRepo): boolean => known.get(did)?.hostId === hostId;
+    if (hostId === null || own.every(isHere)) return own;
+    let room = accountLimit - (await deps.countAccounts(hostId));
+    return own.filter((repo) => isHere(repo) || room-- > 0);
   };
 
   const list = async (
@@ -142,8 +138,13 @@ export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps
     | { readonly kind: 'gone' }
     | { readonly kind: 'not_its_own'; readonly failure: BackfillFailure };
 
-  const judge = async (host: KnownHost, repo: ListedRepo): Promise<Judged> => {
-    if (host.trusted && repo.status === null) return { kind: 'its_own' };
+  const judge = async (
+    host: KnownHost,
+    repo: ListedRepo,
+    known: KnownAccount | undefined,
+  ): Promise<Judged> => {
+    const isElsewhere = known !== undefined && known.hostId !== host.hostId;
+    if (host.trusted && repo.status === null && !isElsewhere) return { kind: 'its_own' };
     const located = await repos.locate(repo.did);
     if (!located.ok) return { kind: 'not_its_own', failure: located };
     if (!('hostname' in located)) return { kind: 'gone' };
@@ -188,13 +189,14 @@ export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps
       const counters = noCounters();
       counters.invalid = page.invalid;
       const failures: { did: string; failure: BackfillFailure }[] = [];
-      const own: OwnRepo[] = [];
+      const known = await deps.knownAccounts(page.repos.map(({ did }) => did));
+      const found: OwnRepo[] = [];
       let unresolved = 0;
       await inParallel(page.repos, async (repo) => {
-        const judged = await judge(host, repo);
+        const judged = await judge(host, repo, known.get(repo.did));
         if (judged.kind === 'not_its_own' && judged.failure.reason === 'did_unresolved') unresolved++;
         if (judged.kind !== 'not_its_own') {
-          own.push({ ...repo, status: judged.kind === 'gone' ? 'deleted' : repo.status });
+          found.push({ ...repo, status: judged.kind === 'gone' ? 'deleted' : repo.status });
         } else if (judged.failure.reason !== 'wrong_host') {
           failures.push({ did: repo.did, failure: judged.failure });
         } else if (repo.status === null) {
@@ -206,14 +208,22 @@ export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps
         return unresolved < UNRESOLVED_MOST;
       });
       if (unresolved >= UNRESOLVED_MOST) return failed('did_unresolved', 'the directory does not answer');
-      // Before the repos are asked: what they answer is newer than the list.
-      await index.setStatus(
-        own.map(({ did, status }) => ({
+      const own = await admitted(host, found, known);
+      const left = found.length - own.length;
+      if (left > 0) {
+        countFailure(counters, 'account_limit', left);
+        for (const repo of found) if (repo.status === null && !own.includes(repo)) report.entryDone();
+      }
+      // Before the repos are asked: what they answer is newer than the list. The relay's own word first, then it stands.
+      const held = own.flatMap(({ did }) => hiddenAs(did, known)).filter(({ isTold }) => isTold);
+      await index.setStatus([
+        ...held,
+        ...own.map(({ did, status }) => ({
           did,
           status: status === null ? null : hiddenReason(status),
           hostId: host.hostId ?? 0,
         })),
-      );
+      ]);
       counters.hidden += own.filter(({ status }) => status !== null).length;
 
       const most = source.attempts < LATER_ATTEMPTS ? HOST_FAILS_AFTER : HOST_FAILS_AFTER_LATER;
@@ -238,15 +248,10 @@ export const hostSources = (spec: Extract<BackfillTask, { kind: 'hosts' }>, deps
       );
       // The page is read again when the host is well; what was read of it is in the index and costs nothing twice.
       if (hostFails !== null) return hostFails;
-      const rows = await fitting(host, listedOf(host, own));
-      const written = await deps.writeAccounts(rows);
+      const written = await deps.writeAccounts(listedOf(host, own));
       if (written === null)
         deps.notice(`${host.hostname}: the account list was busy; a page of it was left out`);
-      else {
-        counters.accounts = written;
-        if (host.hostId !== null)
-          roomOf.set(host.hostId, Math.max(0, (roomOf.get(host.hostId) ?? 0) - written));
-      }
+      else counters.accounts = written;
       return { ok: true, cursor: page.cursor, entries: page.repos.length, counters, failures };
     },
   };

@@ -6,6 +6,7 @@ import { parseCountsPage, parseDidPage } from '../answers.ts';
 import type { Asker } from '../ask.ts';
 import { MAX_COLLECTIONS } from '../collection-list.ts';
 import type { BackfillIndex } from '../index-port.ts';
+import { hiddenAs, type KnownAccounts } from '../known-accounts.ts';
 import { watchPaging } from '../paging.ts';
 import { failed } from '../reasons.ts';
 import { PlanError, type Sources } from '../run.ts';
@@ -26,6 +27,7 @@ export const relaySources = (
   deps: {
     readonly ask: Asker;
     readonly index: BackfillIndex;
+    readonly knownAccounts: KnownAccounts;
     readonly allowInsecure: boolean;
     readonly notice: (line: string) => void;
   },
@@ -106,9 +108,14 @@ export const relaySources = (
       counters.invalid = page.invalid;
       const collections = [source.name];
       for (let from = 0; from < page.dids.length; from += PAGE_LIMIT) {
-        const { added, known, refused } = await index.add(
-          page.dids.slice(from, from + PAGE_LIMIT).map((did) => ({ did, collections })),
-        );
+        const dids = page.dids.slice(from, from + PAGE_LIMIT);
+        // Before its pairs come in: what is taken down here must not be listed, for however short a time.
+        const accounts = await deps.knownAccounts(dids);
+        const hidden = dids.flatMap((did) => hiddenAs(did, accounts));
+        if (hidden.length > 0) counters.hidden += await index.setStatus(hidden);
+        const { added, known, refused } = await index.add(dids.map((did) => ({ did, collections })));
+        if (accounts.size > 0)
+          await index.locate([...accounts].map(([did, { hostId }]) => ({ did, hostId })));
         counters.added += added;
         counters.known += known;
         counters.invalid += refused;

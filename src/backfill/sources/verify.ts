@@ -2,10 +2,8 @@
  * Judging the index by the PDSes: repos of the index, a sample or all, each asked again. What the index has and the
  * PDS has not is a ghost; what the PDS has and the index has not is a gap. Both are mended as they are found.
  */
-import type { BackfillIndex } from '../index-port.ts';
 import type { BackfillFailure } from '../reasons.ts';
-import type { RepoReader } from '../repos.ts';
-import { PlanError, readRepoIntoIndex, type Sources } from '../run.ts';
+import { PlanError, type ReadingDeps, readRepoIntoIndex, type Sources } from '../run.ts';
 import { addCounters, type BackfillTask, type NewSource, noCounters } from '../types.ts';
 
 /** Repos per page when all are checked. */
@@ -19,9 +17,7 @@ export const ALL_REPOS = '*';
 
 export const verifySources = (
   spec: Extract<BackfillTask, { kind: 'verify' }>,
-  deps: {
-    readonly index: BackfillIndex;
-    readonly repos: RepoReader;
+  deps: ReadingDeps & {
     /** 0…1. */
     readonly random: () => number;
     readonly breathe: () => Promise<void>;

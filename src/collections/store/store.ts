@@ -9,6 +9,7 @@
 import { type Database, SQLiteError } from 'bun:sqlite';
 import { isDid, isNsid } from '../../repo/syntax.ts';
 import type {
+  AccountPlace,
   AddedPairs,
   AppliedTruth,
   CheckOutcome,
@@ -119,6 +120,7 @@ export interface Store {
   addGap(): void;
   add(repos: readonly RepoPairs[]): AddedPairs;
   setStatus(accounts: readonly ListedStatus[], nowMs: number): number;
+  locate(accounts: readonly AccountPlace[]): void;
   scheduleChecks(dids: readonly string[], reason: CheckReason, nowMs: number): number;
   nextChecks(nowMs: number, limit: number): readonly ScheduledCheck[];
   beginCheck(did: string, nowMs: number): void;
@@ -800,18 +802,26 @@ const createStore = (db: Database, path: string, options: StoreOptions): Store =
     },
     setStatus(accounts, nowMs) {
       let taken = 0;
-      for (const { did, status, hostId } of accounts) {
+      for (const { did, status, hostId, isTold } of accounts) {
         if (!isDid(did)) continue;
         makeRoom();
         const code = statusCode(status);
         const account = accountOf(did, code)!;
-        if (account.told || isOfAnother(account, hostId)) continue;
+        if (account.told || (isTold !== true && isOfAnother(account, hostId))) continue;
         setHost(account, hostId);
         if (code === ACTIVE) showAgain(account, nowMs);
         else hide(account, code);
+        if (isTold === true) tell(account, hostId ?? 0);
         taken++;
       }
       return taken;
+    },
+    locate(accounts) {
+      for (const { did, hostId } of accounts) {
+        makeRoom();
+        const account = isDid(did) ? accountOf(did, null) : null;
+        if (account !== null && !account.isHostTold) setHost(account, hostId);
+      }
     },
     scheduleChecks(all, reason, nowMs) {
       let taken = 0;
