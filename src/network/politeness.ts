@@ -63,11 +63,7 @@ export interface PolitenessOptions {
   readonly maxWaitMs?: number;
   /** Default MAX_POLITE_RETRIES. */
   readonly maxRetries?: number;
-  /** Told when a group or host has to be left alone for a while: 429, 503 or an empty quota. */
-  readonly onWait?: (wait: { group: string; host: string; waitMs: number; why: WaitReason }) => void;
 }
-
-export type WaitReason = 'rate_limited' | 'unavailable' | 'quota_used';
 
 /** One group, for pages and progress. */
 export interface PoliteGroupView {
@@ -343,7 +339,7 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
   };
 
   /** Learns how many requests are left. What is under way may or may not be in the number: we assume not. */
-  const learnQuota = (group: Group, host: string, answer: PoliteAnswer, now: number): void => {
+  const learnQuota = (group: Group, answer: PoliteAnswer, now: number): void => {
     const said = rateLimitOf(answer, now);
     if (said === null || said.resetAtMs <= now) return;
     const reserved = said.limit === null ? 0 : Math.floor(said.limit * RESERVED_SHARE);
@@ -358,10 +354,7 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
       group.quotaLeft = left;
       group.quotaResetMs = said.resetAtMs;
     }
-    if (group.quotaLeft <= 0 && answer.status !== 429) {
-      counters.quota_waits++;
-      options.onWait?.({ group: group.name, host, waitMs: group.quotaResetMs - now, why: 'quota_used' });
-    }
+    if (group.quotaLeft <= 0 && answer.status !== 429) counters.quota_waits++;
   };
 
   const backoffMs = (backoffs: number): number =>
@@ -371,7 +364,7 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
   /** What an answer means for the turns to come. Answers until when its sender is to be left alone; 0 = not. */
   const learn = (group: Group, host: string, answer: PoliteAnswer, retries: number): number => {
     const now = nowMs();
-    learnQuota(group, host, answer, now);
+    learnQuota(group, answer, now);
     if (answer.status === 429) {
       counters.rate_limited++;
       const toldMs =
@@ -383,7 +376,6 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
         toldMs === null || toldMs < 1000 ? backoffMs(group.backoffs++) : 0,
       );
       group.pausedUntilMs = Math.max(group.pausedUntilMs, now + waitMs);
-      options.onWait?.({ group: group.name, host, waitMs, why: 'rate_limited' });
       return group.pausedUntilMs;
     }
     if (answer.status !== undefined && answer.status < 400) group.backoffs = 0;
@@ -391,7 +383,6 @@ export const createPoliteness = (options: PolitenessOptions): Politeness => {
       counters.unavailable++;
       const waitMs = Math.max(retryAfterMs(answer, now) ?? 0, backoffMs(retries));
       pauseHost(group, host, now + waitMs);
-      options.onWait?.({ group: group.name, host, waitMs, why: 'unavailable' });
       return now + waitMs;
     }
     return 0;
