@@ -292,6 +292,7 @@ const compose = async (
     dataDir: config.dataDir,
     log,
     hosts: () => roster.list(),
+    takendown,
     async pdsOf(did): Promise<PdsAnswer> {
       if (accounts.get(did) === undefined) await accounts.load([did]);
       let hostname = accounts.get(did)?.pds ?? null;

@@ -42,6 +42,8 @@ export interface Collections {
 export interface CollectionsDeps {
   readonly path: string;
   readonly log: Pick<LogReader, 'oldestSeq' | 'lastSeq' | 'lastTimeUs' | 'openCursor' | 'onDurable'>;
+  /** DIDs that the relay itself has taken down; they are hidden whatever the log says of earlier times. */
+  readonly takendown: readonly string[];
   readonly warn: (message: string, fields: Record<string, string | number>) => void;
   /** The index cannot go on; the message says what to do. */
   readonly fatal: (error: Error) => void;
@@ -129,6 +131,7 @@ export const openCollections = async (deps: CollectionsDeps): Promise<Collection
     throw error;
   }
   position = stats.seq ?? 0;
+  if (deps.takendown.length > 0) send({ kind: 'takendown', dids: deps.takendown });
   pump = startPump(stats.seq, {
     log,
     send,

@@ -43,6 +43,9 @@ const eventOf = ({ hostId, discontinuity }: BatchRecord, frame: ScannedFrame): I
   return { kind: 'account', hostId, did, status: frame.active ? null : (frame.status ?? 'deactivated') };
 };
 
+/** The relay's own decision, as the log would tell it. */
+const takedownOf = (did: string): IndexedEvent => ({ kind: 'account', hostId: 0, did, status: 'takendown' });
+
 /** What commits proved, under names that tell them from what the store counts. */
 const commitCounters = (): Record<string, number> =>
   Object.fromEntries(
@@ -64,13 +67,17 @@ interface ReadBatch {
   readonly events: readonly IndexedEvent[];
 }
 
-const read = ({ slot, memory }: WaitingBatch): ReadBatch => {
+/** What waits to be applied, besides batches. */
+type Waiting = WaitingBatch | 'gap' | { readonly takendown: readonly string[] };
+
+const read = ({ slot, memory }: WaitingBatch, takendown: ReadonlySet<string>): ReadBatch => {
   const { seq, timeUs, records } = decodeBatch(memory);
   const events = records.map((record) => {
     const frame = scanFrame(record.frame);
     if (!frame.ok)
       throw new Error(`a record before seq ${seq} of our log holds a frame we refuse: ${frame.reason}`);
-    return eventOf(record, frame);
+    // Nothing of it was passed on since: what the log has is older.
+    return takendown.size > 0 && takendown.has(frame.did) ? takedownOf(frame.did) : eventOf(record, frame);
   });
   return { seq, timeUs, slot, events };
 };
@@ -84,14 +91,17 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
   let timeUs = 0;
   let stopped = false;
   /** What was given and not stored, oldest first; bounded by what the pump sends. */
-  const waiting: (WaitingBatch | 'gap')[] = [];
+  const waiting: Waiting[] = [];
+  let takendown: ReadonlySet<string> = new Set();
   const memories: SharedArrayBuffer[] = [];
   let isRetrying = false;
   let isScheduled = false;
 
   /** What waits, in one transaction: the more, the less each pair costs. */
-  const apply = (items: readonly (WaitingBatch | 'gap')[]): void => {
-    const batches = items.map((item) => (item === 'gap' ? 'gap' : read(item)));
+  const apply = (items: readonly Waiting[]): void => {
+    const batches = items.map((item) =>
+      item === 'gap' || 'takendown' in item ? item : read(item, takendown),
+    );
     const now = nowMs();
     store.transaction(() => {
       for (const batch of batches) {
@@ -99,12 +109,16 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
           store.addGap();
           continue;
         }
+        if ('takendown' in batch) {
+          for (const did of batch.takendown) store.applyEvent(takedownOf(did), now);
+          continue;
+        }
         for (const event of batch.events) store.applyEvent(event, now);
         store.setSeq(batch.seq);
       }
     });
     for (const batch of batches) {
-      if (batch === 'gap') continue;
+      if (batch === 'gap' || 'takendown' in batch) continue;
       counters.batches++;
       counters.records += batch.events.length;
       timeUs = batch.timeUs;
@@ -139,7 +153,7 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
     waiting.splice(0, items.length);
     problem = '';
   };
-  const take = (item: WaitingBatch | 'gap'): void => {
+  const take = (item: Waiting): void => {
     waiting.push(item);
     if (isScheduled) return;
     isScheduled = true;
@@ -205,6 +219,9 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
         }
         case 'gap':
           return take('gap');
+        case 'takendown':
+          takendown = new Set(message.dids);
+          return take({ takendown: message.dids });
         case 'sweep':
           return startSweep(message.hostIds);
         case 'call': {

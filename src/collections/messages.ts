@@ -37,6 +37,8 @@ export interface BatchMessage {
 export type ToIndexer =
   | BatchMessage
   | { readonly kind: 'start'; readonly path: string }
+  /** Accounts that the relay itself has taken down, of which the log may know nothing. Comes before any batch. */
+  | { readonly kind: 'takendown'; readonly dids: readonly string[] }
   /** A stretch of the log that is not to be had any more: the next batch begins behind it. */
   | { readonly kind: 'gap' }
   /** Hosts that are gone for good. */

@@ -20,6 +20,8 @@ export interface CollectionServiceDeps {
   readonly dataDir: string;
   readonly log: Pick<LogReader, 'oldestSeq' | 'lastSeq' | 'lastTimeUs' | 'openCursor' | 'onDurable'>;
   readonly hosts: () => readonly HostView[];
+  /** DIDs that the relay itself has taken down. */
+  readonly takendown: readonly string[];
   /** Where an account lives; may reject, that is not known now. */
   readonly pdsOf: (did: string) => Promise<PdsAnswer>;
   readonly fetch: GuardedFetch;
@@ -41,6 +43,7 @@ export const openCollectionService = async (deps: CollectionServiceDeps): Promis
   const collections = await openCollections({
     path: collectionsPath(deps.dataDir),
     log: deps.log,
+    takendown: deps.takendown,
     warn: deps.warn,
     fatal: deps.fatal,
   });

@@ -8,6 +8,7 @@ import type { BatchMessage } from '../../src/collections/messages.ts';
 import { MAX_INDEX_BYTES_IN_FLIGHT, startPump } from '../../src/collections/pump.ts';
 import { MAX_PAIRS_PER_CALL } from '../../src/collections/store/bounds.ts';
 import { openCollectionWriter } from '../../src/collections/writer.ts';
+import { scanFrame } from '../../src/firehose/scan.ts';
 import { KIND } from '../../src/firehose/types.ts';
 import { newLife, step } from '../../src/hosts/lifecycle.ts';
 import type { HostView } from '../../src/hosts/types.ts';
@@ -33,10 +34,11 @@ afterEach(async () => {
   directory.remove();
 });
 
-const start = async (log: MemoryLog): Promise<Collections> => {
+const start = async (log: MemoryLog, takendown: readonly string[] = []): Promise<Collections> => {
   const collections = await openCollections({
     path: directory.path,
     log,
+    takendown,
     warn: (message) => warnings.push(message),
     fatal: (error) => fatal.push(error),
   });
@@ -139,6 +141,43 @@ describe('the thread', () => {
     const checks = await collections.writer.nextChecks(Date.now(), 10);
     expect(checks.map(({ reason }) => reason)).toEqual(['discontinuity']);
     await until(() => collections.status().checks.discontinuity === 1);
+  });
+
+  test('hides whom the relay has taken down, also when it is made anew from a log that tells nothing of that', async () => {
+    const [did, held] = [...truth].find(([, { size }]) => size > 0)!;
+    const [collection] = held as ReadonlySet<string>;
+    const shown = (collections: Collections) => walk(collections.reader, query([collection!]));
+    const others = new Map([...truth].filter(([other]) => other !== did));
+    const log = new MemoryLog(records);
+    let collections = await start(log, [did]);
+    await reached(collections, EVENTS);
+    expectTruth(collections, others);
+    expect(walk(collections.reader, query([]))).not.toContain(did);
+    await stop(collections);
+
+    // An index that had it listed.
+    directory.remove();
+    directory = makeDirectory();
+    collections = await start(log);
+    await reached(collections, EVENTS);
+    expect(shown(collections)).toContain(did);
+    await stop(collections);
+    collections = await start(log, [did]);
+    await until(() => !shown(collections).includes(did));
+    expectTruth(collections, others);
+    await stop(collections);
+
+    // Not taken down any more: its next event shows it, and a check tells what it has by then.
+    const at = records.findLastIndex(({ kind, frame }) => {
+      const scanned = scanFrame(frame);
+      return kind === KIND.commit && scanned.ok && scanned.did === did;
+    });
+    const next = { ...records[at]!, seq: EVENTS + 1 };
+    collections = await start(new MemoryLog([...records, next]));
+    await reached(collections, EVENTS + 1);
+    expect(walk(collections.reader, query([]))).toContain(did);
+    const checks = await collections.writer.nextChecks(Date.now(), 100);
+    expect(checks).toContainEqual({ did, reason: 'shown_again', attempts: 0 });
   });
 
   test('refuses to start on a file of a newer weir, and leaves nothing running', async () => {

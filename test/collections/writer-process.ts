@@ -22,6 +22,7 @@ if (mode === 'follow') {
   const collections = await openCollections({
     path,
     log,
+    takendown: [],
     warn: (message) => say(`warn ${message}`),
     fatal,
   });
