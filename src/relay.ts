@@ -281,13 +281,15 @@ const compose = async (
     userAgent: SERVER_HEADER,
   });
   stops.push(() => resolver.close());
-  late.healer = createHealer({
+  const healer = createHealer({
     fetch: guardedFetch,
     userAgent: SERVER_HEADER,
     allowPrivateAddresses: config.allowInsecureHosts,
     found: (did, status, asked) => sequencer.healed(did, status, asked),
     nowMs,
   });
+  late.healer = healer;
+  stops.push(() => healer.stop());
   const collections = await openCollectionService({
     dataDir: config.dataDir,
     log,
@@ -462,7 +464,7 @@ const compose = async (
       sequencer: { ...sequencer.counters },
       accounts: { ...accounts.counters, cached: accounts.size, dirty: accounts.dirtyCount },
       identities: { ...desk.counters },
-      healer: { ...late.healer!.counters },
+      healer: { ...healer.counters },
       roster: { ...roster.counters },
       crawl: { ...roster.crawlCounters },
       backfill: backfill.counters,

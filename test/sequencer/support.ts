@@ -154,7 +154,7 @@ export const worldOf = (
     log: log as unknown as Log,
     roster,
     accounts,
-    healer: () => ({ suspect: (did) => void suspected.push(did), counters: {} as never }),
+    healer: () => ({ stop() {}, suspect: (did) => void suspected.push(did), counters: {} as never }),
     validation: parts.validation ?? 'strict',
     hostGroupOf: (hostname) => hostname,
     nowMs: () => clock.nowMs,
