@@ -52,7 +52,7 @@ import { openState } from './state/state.ts';
 import type { HostRow, State } from './state/types.ts';
 
 /** Frames received and not yet sequenced, over all threads: half a second at full speed. */
-export const MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024;
+const MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024;
 const HANDSHAKE_TIMEOUT_MS = 15_000;
 const PING_INTERVAL_MS = 30_000;
 /** Above the protocol's limit, so that a frame a little too large costs that frame and not the connection. */
@@ -421,7 +421,7 @@ const compose = async (
         if (view.pausedFor !== null) pausedHosts[view.pausedFor] = (pausedHosts[view.pausedFor] ?? 0) + 1;
       return {
         bytesInFlight,
-        maxBytesInFlight: MAX_BYTES_IN_FLIGHT,
+        maxBytesInFlight: ingest.maxBytesInFlight,
         pendingIdentities: heldDids,
         pendingEvents: heldFrames,
         lagSeconds: sequencer.lagSeconds,
