@@ -97,7 +97,7 @@ const SETTINGS = [
   {
     name: 'RELAY_REPLAY_MAX_BYTES',
     fallback: '1TB',
-    accepts: 'a number, or one with KB, MB, GB, TB, KiB, MiB, GiB, TiB; from 1MB to 9000TB',
+    accepts: 'a number, or one with KB, MB, GB, TB, KiB, MiB, GiB, TiB; from 100MB to 9000TB',
     help: 'most disk space for the replay window; the older end goes first',
   },
   {
@@ -163,6 +163,8 @@ const SETTINGS = [
 type SettingName = (typeof SETTINGS)[number]['name'];
 
 const MAX_WINDOW_MS = 3_650 * 86_400_000;
+/** Half a minute of the network on a normal day: less is no window, and a restart reads again what was not stored. */
+const MIN_REPLAY_BYTES = 1e8;
 /** Sums of bytes stay whole numbers. */
 const MAX_REPLAY_BYTES = 9e15;
 /** Of a bad value or name in a message. */
@@ -249,7 +251,7 @@ const SCHEMAS = {
       const number = Number.parseFloat(value);
       return Math.floor(number * UNIT_BYTES[value.replace(/^[\d.]+/, '')]!);
     }),
-    v.minValue(1_000_000),
+    v.minValue(MIN_REPLAY_BYTES),
     v.maxValue(MAX_REPLAY_BYTES),
   ),
   RELAY_ADMIN_PASSWORD: v.pipe(
