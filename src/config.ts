@@ -72,13 +72,13 @@ const SETTINGS = [
   {
     name: 'RELAY_PLC_HOST',
     fallback: 'https://plc.directory',
-    accepts: 'an http(s) URL',
+    accepts: 'an http(s) URL without credentials, query and fragment',
     help: 'PLC directory that did:plc is resolved by',
   },
   {
     name: 'RELAY_UPSTREAM',
     fallback: 'https://bsky.network',
-    accepts: 'an http(s) URL, or empty for none',
+    accepts: 'an http(s) URL without credentials, query and fragment, or empty for none',
     help: 'relay whose listHosts gives the hosts to follow (asked for nothing else)',
   },
   {
@@ -199,7 +199,8 @@ const bind = v.pipe(
 const httpUrl = v.pipe(
   text,
   v.url(),
-  v.regex(/^https?:\/\//),
+  // Paths are put behind it, and credentials are not sent.
+  v.regex(/^https?:\/\/[^\s/?#@\\]+(\/[^\s?#]*)?$/),
   v.transform((value) => value.replace(/\/+$/, '')),
 );
 
@@ -290,9 +291,14 @@ const SCHEMAS = {
   LOG_FORMAT: v.pipe(text, v.picklist(['text', 'json'])),
 } satisfies Record<SettingName, v.GenericSchema<string, unknown>>;
 
-/** One line, short, without what is between `//` and `@` of a URL. */
+/** One line, short, without the credentials and the query of a URL. */
 const shownValue = (value: string): string =>
-  JSON.stringify(value.replace(/\/\/[^/@]*@/g, '//…@').slice(0, MAX_SHOWN_CHARACTERS));
+  JSON.stringify(
+    value
+      .replace(/\/\/.*@/s, '//…@')
+      .replace(/\?.+/s, '?…')
+      .slice(0, MAX_SHOWN_CHARACTERS),
+  );
 
 /**
  * Reads the settings out of an environment.

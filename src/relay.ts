@@ -507,7 +507,6 @@ const compose = async (
       clock: systemClock,
       random: Math.random,
       userAgent: SERVER_HEADER,
-      allowPrivateAddresses: config.allowInsecureHosts,
       addHosts: (hosts) => roster.addHosts(hosts, 'upstream'),
       log: logFields,
     });

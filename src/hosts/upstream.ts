@@ -26,7 +26,6 @@ export interface UpstreamDeps {
   readonly clock: Clock;
   readonly random: () => number;
   readonly userAgent: string;
-  readonly allowPrivateAddresses: boolean;
   /** A page of hosts, duplicates and banned ones already left out. The next page is read when it has resolved. */
   readonly addHosts: (hosts: readonly NewHost[]) => Promise<unknown>;
   readonly log?: (level: 'info' | 'warn', message: string, fields: Record<string, string | number>) => void;
@@ -67,7 +66,7 @@ const parsePage = (body: Uint8Array): Page | null => {
 
 /** Reads the whole list once. Pages that arrived before a failure have been handed on. */
 export const readHostList = async (
-  deps: Pick<UpstreamDeps, 'url' | 'fetch' | 'userAgent' | 'allowPrivateAddresses' | 'addHosts'>,
+  deps: Pick<UpstreamDeps, 'url' | 'fetch' | 'userAgent' | 'addHosts'>,
 ): Promise<HostListResult> => {
   const seen = new Set<string>();
   const cursors = new Set<string>();
@@ -82,7 +81,7 @@ export const readHostList = async (
     const answer = await deps.fetch(`${base}/xrpc/com.atproto.sync.listHosts?${query}`, {
       timeoutMs: PAGE_TIMEOUT_MS,
       maxBytes: PAGE_MAX_BYTES,
-      allowPrivateAddresses: deps.allowPrivateAddresses,
+      namedByOperator: true,
       userAgent: deps.userAgent,
       redirects: 2,
       keepAlive: true,

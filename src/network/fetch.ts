@@ -25,6 +25,11 @@ export interface FetchOptions {
   readonly maxBytes: number;
   /** Private addresses and any port. Default false: public addresses, ports 80 and 443. */
   readonly allowPrivateAddresses?: boolean;
+  /**
+   * The URL is of the operator's own settings: it may lead to any address and port. Where it redirects to, beyond its
+   * origin, is judged by `allowPrivateAddresses`.
+   */
+  readonly namedByOperator?: boolean;
   readonly headers?: Readonly<Record<string, string>>;
   /** How many redirects may be followed. Default 0: a redirect is a failure. */
   readonly redirects?: number;
@@ -241,9 +246,9 @@ export const createGuardedFetch = (settings: FetchSettings = {}): GuardedFetch =
     const deadlineMs = performance.now() + options.timeoutMs;
     let url = parseUrl(text);
     if (url === null) return fail('bad_url', 'not an http or https URL');
-    let hopOptions = options;
+    let hopOptions = options.namedByOperator === true ? { ...options, allowPrivateAddresses: true } : options;
     for (let redirects = options.redirects ?? 0; ; redirects--) {
-      if (options.allowPrivateAddresses !== true) {
+      if (hopOptions.allowPrivateAddresses !== true) {
         const why = forbiddenUrl(url, publicPorts);
         if (why !== null) return fail('forbidden_address', why);
       }

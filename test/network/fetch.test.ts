@@ -409,6 +409,18 @@ describe('redirects', () => {
     expect(result).toMatchObject({ ok: false, kind: 'forbidden_address' });
   });
 
+  test('from what the operator named are judged, though it may itself be anywhere', async () => {
+    const { port } = bouncing();
+    const options = { ...strict, redirects: 1, namedByOperator: true };
+    const url = `http://127.0.0.1:${port}/`;
+    expect(await guardedFetch(`${url}end`, options)).toMatchObject({ ok: true, status: 200 });
+    expect(await guardedFetch(`${url}?to=/end`, options)).toMatchObject({ ok: true, status: 200 });
+    expect(await guardedFetch(`${url}?to=http://localhost:${port}/end`, options)).toMatchObject({
+      ok: false,
+      kind: 'forbidden_address',
+    });
+  });
+
   test.each(['', 'file:///etc/passwd', 'http://u:p@a.example.com/', 'http://'])(
     'to %p are no redirects at all',
     async (target) => {
