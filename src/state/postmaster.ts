@@ -71,16 +71,19 @@ export const isSupervised = (pid: number): boolean => {
 /**
  * Makes sure that no server runs on `pgData`: waits for one that is stopping, stops one that has lost its
  * supervisor, removes the lock file of one that is dead. Two servers on one directory would destroy it.
- * @throws when another weir is using the directory, or the server cannot be stopped
+ * @throws when another weir is using the directory, or the server cannot be stopped; the reason of `signal` when that
+ *   aborts
  */
 export const settlePreviousServer = async (
   pgData: string,
   log: (level: 'info' | 'warn', message: string) => void,
+  signal?: AbortSignal,
 ): Promise<void> => {
   const startedAt = performance.now();
   let signalled: NodeJS.Signals | null = null;
   let waitingLogged = false;
   for (;;) {
+    signal?.throwIfAborted();
     const server = readPostmaster(pgData);
     if (server === null || !isPostmasterOf(server.pid, pgData)) {
       // The number in a lock file may belong to another process by now, or to a dead one that nobody has buried yet:

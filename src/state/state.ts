@@ -29,7 +29,7 @@ export interface OpenStateOptions {
   /** DATABASE_URL, or `database` of a started embedded server. */
   readonly database: DatabaseAddress;
   readonly log?: StateLog;
-  /** Ends the waiting for a database that is down at the start. */
+  /** Ends the opening, whatever it waits for. */
   readonly signal?: AbortSignal;
   /** How long to wait for the writer's lock of a session that is just ending; default 15 s. */
   readonly lockWaitMs?: number;
@@ -64,13 +64,17 @@ const HOPELESS_CODES: ReadonlySet<string> = new Set(['28P01', '28000', '3D000'])
 
 /**
  * Connects, waiting as long as it takes for a database that is down; takes the writer's lock; applies migrations.
- * @throws when the database refuses us for good, or another weir holds it, or `signal` aborts
+ * @throws when the database refuses us for good, or another weir holds it; the reason of `signal` when that aborts
  */
 export const openState = async (options: OpenStateOptions): Promise<DatabaseState> => {
   const log = options.log ?? (() => {});
   const writer = createWriter(options.database, log, options.lockWaitMs ?? LOCK_WAIT_MS);
   try {
-    await connectAndMigrate(() => writer.run(MIGRATE_DEADLINE_MS, migrate), log, options.signal);
+    await connectAndMigrate(
+      () => writer.run(MIGRATE_DEADLINE_MS, migrate, options.signal),
+      log,
+      options.signal,
+    );
   } catch (error) {
     await writer.close();
     throw error;
@@ -298,6 +302,7 @@ const connectAndMigrate = async (
     try {
       return await attempt();
     } catch (error) {
+      signal?.throwIfAborted();
       if (error instanceof DatabaseInUseError) throw error;
       const code = (error as { code?: unknown }).code;
       const message = error instanceof Error ? error.message : String(error);
