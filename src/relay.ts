@@ -78,11 +78,15 @@ export interface Relay {
   stop(): Promise<void>;
 }
 
-/** Resolves when the relay serves. Rejects, with what was started stopped again, when it cannot. */
+/**
+ * Resolves when the relay serves. Rejects, with what was started stopped again, when it cannot, and with the reason of
+ * `signal` when that aborts before.
+ */
 export const startRelay = async (
   config: Config,
   logger: Logger,
   onFatal: (error: unknown) => void,
+  signal: AbortSignal = new AbortController().signal,
 ): Promise<Relay> => {
   const stops: (() => Promise<void> | void)[] = [];
   const stopAll = async (): Promise<void> => {
@@ -96,7 +100,7 @@ export const startRelay = async (
     stops.length = 0;
   };
   try {
-    return await compose(config, logger, onFatal, stops, stopAll);
+    return await compose(config, logger, onFatal, stops, stopAll, signal);
   } catch (error) {
     await stopAll();
     throw error;
@@ -161,6 +165,7 @@ const compose = async (
   onFatal: (error: unknown) => void,
   stops: (() => Promise<void> | void)[],
   stopAll: () => Promise<void>,
+  signal: AbortSignal,
 ): Promise<Relay> => {
   logger.debug('signatures of secp256k1 are verified', { by: k256().name });
   const nowMs = Date.now;
@@ -173,13 +178,18 @@ const compose = async (
     const embedded = await startEmbeddedPostgres({
       dataDir: config.dataDir,
       log: (level, message) => logger.log(level, message),
+      signal,
     });
     stops.push(() => embedded.stop());
     address = embedded.database;
   } else {
     address = config.databaseUrl;
   }
-  const state = await openState({ database: address, log: (level, message) => logger.log(level, message) });
+  const state = await openState({
+    database: address,
+    log: (level, message) => logger.log(level, message),
+    signal,
+  });
   stops.push(() => state.close());
 
   const backfill = createBackfillControl({
@@ -269,6 +279,7 @@ const compose = async (
     accounts,
     flush: (position) => flusher.flush(position),
     progress: (records) => logger.info('reading the log into the database', { records }),
+    signal,
   });
   if (remade > 0) logger.info('brought the database up to the log', { records: remade });
   flusher.start();
@@ -314,6 +325,7 @@ const compose = async (
     fatal: onFatal,
   });
   stops.push(() => collections.stop());
+  signal.throwIfAborted();
   const desk = createIdentityDesk({
     accounts,
     resolver,

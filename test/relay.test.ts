@@ -14,7 +14,7 @@ setDefaultTimeout(60_000);
 const dataDir = mkdtempSync(join(tmpdir(), 'weir-relay-'));
 afterAll(() => rmSync(dataDir, { recursive: true, force: true }));
 
-const start = () => {
+const start = (signal?: AbortSignal) => {
   const config = readConfig({
     RELAY_API_BIND: '127.0.0.1:0',
     RELAY_METRICS_LISTEN: '127.0.0.1:0',
@@ -23,9 +23,10 @@ const start = () => {
     RELAY_INGEST_WORKERS: '0',
     LOG_LEVEL: 'error',
   });
-  return startRelay(config, createLogger(config), (error) => {
+  const fatal = (error: unknown): void => {
     throw error;
-  });
+  };
+  return startRelay(config, createLogger(config), fatal, signal);
 };
 
 test('a log that ends before what the database reflects stops the start, which leaves nothing running', async () => {
@@ -49,6 +50,25 @@ test('a log that ends before what the database reflects stops the start, which l
   const relay = await start();
   expect(((await (await fetch(`${relay.url}/_health`)).json()) as { status: string }).status).toBe('ok');
   await relay.stop();
+});
+
+test('a start that is called off, whenever that is, leaves nothing running', async () => {
+  for (let looks = 1; ; looks++) {
+    const stop = new AbortController();
+    const { signal } = stop;
+    let look = 0;
+    signal.throwIfAborted = () => {
+      if (++look === looks) stop.abort(new Error('called off'));
+      AbortSignal.prototype.throwIfAborted.call(signal);
+    };
+    const starting = start(signal);
+    const outcome = await starting.catch((error: Error) => error.message);
+    if (outcome === 'called off') continue;
+    // It got through: so neither the log's lock nor the database was held by those before.
+    expect(looks).toBeGreaterThan(4);
+    await (await starting).stop();
+    return;
+  }
 });
 
 test('when the log is lost, seqs go on far behind those that were given', async () => {

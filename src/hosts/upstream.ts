@@ -64,9 +64,10 @@ const parsePage = (body: Uint8Array): Page | null => {
   return { hosts: found, cursor: more ? cursor : null };
 };
 
-/** Reads the whole list once. Pages that arrived before a failure have been handed on. */
+/** Reads the whole list once, until `isStopped`. Pages that arrived before a failure have been handed on. */
 export const readHostList = async (
   deps: Pick<UpstreamDeps, 'url' | 'fetch' | 'userAgent' | 'addHosts'>,
+  isStopped = (): boolean => false,
 ): Promise<HostListResult> => {
   const seen = new Set<string>();
   const cursors = new Set<string>();
@@ -86,6 +87,7 @@ export const readHostList = async (
       redirects: 2,
       keepAlive: true,
     });
+    if (isStopped()) return failed('stopped');
     if (!answer.ok) return failed(`${answer.kind}: ${answer.detail}`);
     if (answer.status !== 200) return failed(`HTTP status ${answer.status}`);
     const page = parsePage(answer.body);
@@ -128,7 +130,7 @@ export const createUpstream = (deps: UpstreamDeps): Upstream => {
   const read = async (): Promise<void> => {
     let result: HostListResult;
     try {
-      result = await readHostList(deps);
+      result = await readHostList(deps, () => stopped);
     } catch (error) {
       // addHosts failed: our own database, which is the same to this loop as an upstream that is away.
       const detail = error instanceof Error ? error.message.slice(0, 200) : 'failed';

@@ -32,6 +32,8 @@ export interface RebuildDeps {
   /** Stores everything that changed, which reflects the log up to `position`. */
   readonly flush: (position: number) => Promise<void>;
   readonly progress: (records: number) => void;
+  /** Ends it between two reads. What was flushed until then is not read again. */
+  readonly signal?: AbortSignal;
 }
 
 const noteJudged = (host: HostState, upstreamSeq: number, did: string): void => {
@@ -159,7 +161,7 @@ const lookBack = (position: number, { log, roster }: RebuildDeps): void => {
  * Applies every record after `position`.
  *
  * @returns how many records that were
- * @throws when the log does not hold what the database says it did
+ * @throws when the log does not hold what the database says it did; the reason of `signal` when that aborts
  */
 export const rebuild = async (position: number, deps: RebuildDeps): Promise<number> => {
   const { log } = deps;
@@ -188,6 +190,7 @@ export const rebuild = async (position: number, deps: RebuildDeps): Promise<numb
   };
   try {
     for (;;) {
+      deps.signal?.throwIfAborted();
       const records = cursor.next(READ_BYTES);
       if (records === 'behind') throw new Error('the log moved on while it was read at start');
       if (records.length === 0) break;

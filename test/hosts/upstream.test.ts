@@ -103,6 +103,18 @@ describe("the upstream's host list", () => {
     );
   });
 
+  test('is not read on once it is stopped', async () => {
+    const { deps, pages, urls } = reading((_, call) => {
+      if (call === 2) upstream.stop();
+      return answer({ hosts: hosts(call * 10, 10), cursor: String(call) });
+    });
+    const upstream = createUpstream({ ...deps, clock: fakeClock().clock, random: seeded(3) });
+    upstream.start();
+    for (let turn = 0; turn < 100; turn++) await Promise.resolve();
+    expect(urls).toHaveLength(2);
+    expect(pages).toHaveLength(1);
+  });
+
   test('is tried again for ever when the upstream is away, and read anew every few hours', async () => {
     let up = false;
     const lines: string[] = [];

@@ -193,6 +193,7 @@ describe('after a crash', () => {
     for (let seq = 1; seq <= 20; seq++) await give(world, eventOf(1, commitFrame(account, seq)));
     await world.log.whenDurable(20);
     const first = worldOf({ log: memoryLog(world.log.records), state: memoryState([row(1), row(2)]) });
+    const stop = new AbortController();
     let reads = 0;
     const cut = {
       lastSeq: 20,
@@ -204,7 +205,7 @@ describe('after a crash', () => {
             return cursor.seq;
           },
           next: () => {
-            if (++reads > 2) throw new Error('cut short');
+            if (++reads === 2) stop.abort(new Error('cut short'));
             return cursor.next();
           },
           close() {},
@@ -216,6 +217,7 @@ describe('after a crash', () => {
       accounts: first.accounts,
       flush: (position: number) => first.flusher.flush(position),
       progress: () => {},
+      signal: stop.signal,
     };
     await expect(rebuild(0, { ...deps, log: cut as unknown as Log })).rejects.toThrow('cut short');
     await first.flusher.flush(14);
