@@ -1,5 +1,5 @@
 /**
- * One relay in one process: composes the rooms in the order of the river and takes them down in reverse. Decides
+ * One relay in one process: composes the rooms, those that take events in last, and takes them down in reverse. Decides
  * nothing itself.
  */
 import path from 'node:path';
@@ -59,6 +59,9 @@ const PING_INTERVAL_MS = 30_000;
 const MAX_RECEIVED_FRAME_BYTES = 8_000_000;
 /** The newest of the log in memory, for live readers: several ticks at full speed. Who is further behind reads the disk. */
 const TAIL_BYTES = 3 * 1024 * 1024;
+
+/** A stop tells consumers after this at the latest, also when a database or disk that hangs holds up what is in flight. */
+const GOODBYE_AFTER_MS = 10_000;
 
 /** How far behind the last stored seq a new log begins when the old one is lost: more than a flush ever trails by. */
 const LOST_LOG_SEQS = 1_000_000;
@@ -285,7 +288,7 @@ const compose = async (
   flusher.start();
   stops.push(() => flusher.stop());
 
-  // --- identities and ingest ---
+  // --- identities ---
   const resolver = createResolver({
     plcUrl: config.plcUrl,
     allowInsecure: config.allowInsecureHosts,
@@ -335,32 +338,9 @@ const compose = async (
       setTimeout(callback, delayMs).unref();
     },
   });
-  const ingest = createIngestPool({
-    workers: config.ingestWorkers,
-    options: {
-      userAgent: SERVER_HEADER,
-      allowPrivateAddresses: config.allowInsecureHosts,
-      handshakeTimeoutMs: HANDSHAKE_TIMEOUT_MS,
-      pingIntervalMs: PING_INTERVAL_MS,
-      maxFrameBytes: MAX_RECEIVED_FRAME_BYTES,
-      maxBytesInFlight: MAX_BYTES_IN_FLIGHT,
-    },
-    lane: (thread) => ({
-      ...sequencer.lane((bytes) => thread.acknowledge(bytes)),
-      identify: (requests) => desk.ask(requests, (answers) => thread.identified(answers)),
-    }),
-    died: (detail) => onFatal(new Error(`an ingest thread died: ${detail}`)),
-  });
-  late.ingest = ingest;
-  stops.push(async () => {
-    await ingest.stop();
-    await sequencer.idle();
-  });
-  stops.push(() => {
-    // Without it, a database that is away would hold up the reports that connections have ended.
-    sequencer.drain();
-    return roster.stop();
-  });
+  /** All that has come in is sequenced; begins with the stop. */
+  let takenIn = Promise.resolve();
+  stops.push(() => takenIn);
 
   // --- what is served ---
   const eventLoop = createEventLoopSampler();
@@ -490,6 +470,37 @@ const compose = async (
     sources,
   });
   stops.push(() => metrics.close());
+
+  // --- ingest: stopped before what is served, so that consumers get what is in flight ---
+  const ingest = createIngestPool({
+    workers: config.ingestWorkers,
+    options: {
+      userAgent: SERVER_HEADER,
+      allowPrivateAddresses: config.allowInsecureHosts,
+      handshakeTimeoutMs: HANDSHAKE_TIMEOUT_MS,
+      pingIntervalMs: PING_INTERVAL_MS,
+      maxFrameBytes: MAX_RECEIVED_FRAME_BYTES,
+      maxBytesInFlight: MAX_BYTES_IN_FLIGHT,
+    },
+    lane: (thread) => ({
+      ...sequencer.lane((bytes) => thread.acknowledge(bytes)),
+      identify: (requests) => desk.ask(requests, (answers) => thread.identified(answers)),
+    }),
+    died: (detail) => onFatal(new Error(`an ingest thread died: ${detail}`)),
+  });
+  late.ingest = ingest;
+  const stopTakingIn = async (): Promise<void> => {
+    // Without it, a database that is away would hold up the reports that connections have ended.
+    sequencer.drain();
+    await roster.stop();
+    await ingest.stop();
+    await sequencer.idle();
+  };
+  stops.push(() => {
+    takenIn = stopTakingIn();
+    const visible = takenIn.then(() => log.whenDurable(log.appendedSeq));
+    return Promise.race([visible, Bun.sleep(GOODBYE_AFTER_MS)]);
+  });
   logger.info('serving', {
     version: VERSION,
     url: server.url,

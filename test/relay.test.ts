@@ -1,4 +1,4 @@
-/** What stops the start of a relay. */
+/** What stops the start of a relay, and how it stops itself. */
 import { afterAll, expect, setDefaultTimeout, test } from 'bun:test';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,6 +7,13 @@ import { readConfig } from '../src/config.ts';
 import { createLogger } from '../src/logger.ts';
 import { startRelay } from '../src/relay.ts';
 import { startEmbeddedPostgres } from '../src/state/embedded.ts';
+import {
+  createConsumer,
+  dataDirectory,
+  environmentOf,
+  removeDirectories,
+  startNetwork,
+} from './oracle/harness.ts';
 import { connectTo, copyServerFiles } from './state/postgres.ts';
 
 setDefaultTimeout(60_000);
@@ -69,6 +76,21 @@ test('a start that is called off, whenever that is, leaves nothing running', asy
     await (await starting).stop();
     return;
   }
+});
+
+test('a stop under way, consumers get all that came to be durable before they are told', async () => {
+  const network = await startNetwork({ hosts: 2, accounts: 40, ratePerSecond: 1_000 });
+  const config = readConfig(environmentOf(network, await dataDirectory()));
+  const relay = await startRelay(config, createLogger(config), (error) => {
+    throw error;
+  });
+  const consumer = createConsumer({ url: relay.url, cursor: 0 });
+  await consumer.until(() => consumer.lastSeq !== null && consumer.lastSeq > 500);
+  await relay.stop();
+  expect(await consumer.closed).toMatchObject({ code: 1001 });
+  expect(consumer.lastSeq).toBe(relay.log.lastSeq);
+  await network.stop();
+  removeDirectories();
 });
 
 test('when the log is lost, seqs go on far behind those that were given', async () => {
