@@ -2,8 +2,8 @@
  * The embedded PostgreSQL: a real server inside the data directory, for those who do not run one of their own.
  *
  * Promises: one server per data directory, reachable only through a Unix socket that only its owner can open; started
- * again when it dies by itself; stopped when weir stops, also when weir is killed. It is never the only copy of
- * anything that came from the network: the log is, and the tables can be rebuilt from it.
+ * again when it dies by itself; stopped when weir stops, also when weir is killed. What the log's window holds can be
+ * rebuilt from it; of accounts beyond it, bans, limits and takedowns the tables are the only copy.
  *
  * The server outlives nobody: it runs under a small shell that reads a pipe held by weir. When weir ends in any way,
  * SIGKILL included, the kernel closes the pipe, the shell reads the end of it and asks the server for a fast

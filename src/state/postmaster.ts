@@ -7,10 +7,10 @@
 import { readFileSync, readlinkSync, realpathSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** The zeroth argument of the shell that supervises a server of ours: found again in the process table. */
 /** What PostgreSQL calls its socket on its default port. */
 export const SOCKET_NAME = '.s.PGSQL.5432';
 
+/** The zeroth argument of the shell that supervises a server of ours: found again in the process table. */
 export const SUPERVISOR_NAME = 'weir-postgres';
 
 /** How long a server whose supervisor lives may take to show that it is stopping before we call it in use. */
