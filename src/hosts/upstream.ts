@@ -82,7 +82,7 @@ export const readHostList = async (
     const answer = await deps.fetch(`${base}/xrpc/com.atproto.sync.listHosts?${query}`, {
       timeoutMs: PAGE_TIMEOUT_MS,
       maxBytes: PAGE_MAX_BYTES,
-      namedByOperator: true,
+      allowPrivateAddresses: 'named_origin',
       userAgent: deps.userAgent,
       redirects: 2,
       keepAlive: true,

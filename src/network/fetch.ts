@@ -23,13 +23,11 @@ export interface FetchOptions {
   readonly timeoutMs: number;
   /** Bound on the body, as received and again after decompression. */
   readonly maxBytes: number;
-  /** Private addresses and any port. Default false: public addresses, ports 80 and 443. */
-  readonly allowPrivateAddresses?: boolean;
   /**
-   * The URL is of the operator's own settings: it may lead to any address and port. Where it redirects to, beyond its
-   * origin, is judged by `allowPrivateAddresses`.
+   * Private addresses and any port. Default false: public addresses, ports 80 and 443. named_origin: for the origin
+   * of the URL, which an operator named, and not for where it redirects to.
    */
-  readonly namedByOperator?: boolean;
+  readonly allowPrivateAddresses?: boolean | 'named_origin';
   readonly headers?: Readonly<Record<string, string>>;
   /** How many redirects may be followed. Default 0: a redirect is a failure. */
   readonly redirects?: number;
@@ -114,6 +112,10 @@ const decode = (body: Buffer, encoding: string, maxBytes: number): FetchResult |
   }
 };
 
+/** Of one hop: a right that holds for the named origin only is taken away before another one is asked. */
+const mayBePrivate = ({ allowPrivateAddresses = false }: FetchOptions): boolean =>
+  allowPrivateAddresses !== false;
+
 const isRedirect = (status: number): boolean =>
   status === 301 || status === 302 || status === 303 || status === 307 || status === 308;
 
@@ -136,7 +138,8 @@ export const createGuardedFetch = (settings: FetchSettings = {}): GuardedFetch =
   /** One request without redirects. Settles exactly once, by the deadline at the latest; then nothing is left open. */
   const hop = (url: URL, options: FetchOptions, deadlineMs: number, maySendAgain: boolean): Promise<Hop> =>
     new Promise((resolve) => {
-      const { maxBytes, allowPrivateAddresses = false, keepAlive = false, method = 'GET' } = options;
+      const { maxBytes, keepAlive = false, method = 'GET' } = options;
+      const allowPrivateAddresses = mayBePrivate(options);
       const secure = url.protocol === 'https:';
       const pool = pools[allowPrivateAddresses ? 'private' : 'public'];
       let settled = false;
@@ -246,9 +249,9 @@ export const createGuardedFetch = (settings: FetchSettings = {}): GuardedFetch =
     const deadlineMs = performance.now() + options.timeoutMs;
     let url = parseUrl(text);
     if (url === null) return fail('bad_url', 'not an http or https URL');
-    let hopOptions = options.namedByOperator === true ? { ...options, allowPrivateAddresses: true } : options;
+    let hopOptions = options;
     for (let redirects = options.redirects ?? 0; ; redirects--) {
-      if (hopOptions.allowPrivateAddresses !== true) {
+      if (!mayBePrivate(hopOptions)) {
         const why = forbiddenUrl(url, publicPorts);
         if (why !== null) return fail('forbidden_address', why);
       }
@@ -257,17 +260,15 @@ export const createGuardedFetch = (settings: FetchSettings = {}): GuardedFetch =
       if (redirects <= 0) return fail('bad_redirect', 'a redirect, or one too many');
       const target = parseUrl(result.redirect, url);
       if (target === null || result.redirect === '') return fail('bad_redirect', 'no usable Location');
-      if (
-        url.protocol === 'https:' &&
-        target.protocol === 'http:' &&
-        options.allowPrivateAddresses !== true
-      ) {
+      if (target.origin !== url.origin) {
+        // Headers and rights that the caller meant for one host are not for another.
+        const { headers: _, body: __, ...rest } = options;
+        hopOptions = { ...rest, allowPrivateAddresses: options.allowPrivateAddresses === true };
+      }
+      if (url.protocol === 'https:' && target.protocol === 'http:' && !mayBePrivate(hopOptions)) {
         return fail('bad_redirect', 'from https to http');
       }
-      // Headers that the caller meant for one host are not for another.
-      const { headers: _, body: __, ...rest } = options;
-      hopOptions =
-        target.origin === url.origin ? { ...hopOptions, method: 'GET' } : { ...rest, method: 'GET' };
+      hopOptions = { ...hopOptions, method: 'GET' };
       url = target;
     }
   };

@@ -409,18 +409,6 @@ describe('redirects', () => {
     expect(result).toMatchObject({ ok: false, kind: 'forbidden_address' });
   });
 
-  test('from what the operator named are judged, though it may itself be anywhere', async () => {
-    const { port } = bouncing();
-    const options = { ...strict, redirects: 1, namedByOperator: true };
-    const url = `http://127.0.0.1:${port}/`;
-    expect(await guardedFetch(`${url}end`, options)).toMatchObject({ ok: true, status: 200 });
-    expect(await guardedFetch(`${url}?to=/end`, options)).toMatchObject({ ok: true, status: 200 });
-    expect(await guardedFetch(`${url}?to=http://localhost:${port}/end`, options)).toMatchObject({
-      ok: false,
-      kind: 'forbidden_address',
-    });
-  });
-
   test.each(['', 'file:///etc/passwd', 'http://u:p@a.example.com/', 'http://'])(
     'to %p are no redirects at all',
     async (target) => {
@@ -452,6 +440,48 @@ describe('redirects', () => {
     });
     const result = await fetch(`https://${CERTIFIED_NAME}:${server.port}/`, { ...strict, redirects: 3 });
     expect(result).toMatchObject({ ok: false, kind: 'bad_redirect' });
+  });
+
+  test('take the right to private addresses nowhere but within the origin that was named', async () => {
+    const inner = httpServer(() => new Response('secret', { status: 401 }));
+    const named = bouncing();
+    const to = (target: string) => `${named.url}?to=${encodeURIComponent(target)}`;
+    const named_origin = { ...local, allowPrivateAddresses: 'named_origin', redirects: 3 } as const;
+    expect(await guardedFetch(to('/?to=/end'), named_origin)).toMatchObject({ ok: true, status: 200 });
+    // Another port, another name of the same address, and back to where the right was given.
+    for (const target of [
+      inner.url,
+      to('/end').replace('127.0.0.1', 'localhost'),
+      `${inner.url}?to=${named.url}`,
+    ])
+      expect(await guardedFetch(to(target), named_origin)).toMatchObject({
+        ok: false,
+        kind: 'forbidden_address',
+      });
+    // Where all private addresses are allowed there is nothing to lose.
+    expect(await guardedFetch(to(inner.url), { ...local, redirects: 3 })).toMatchObject({ status: 401 });
+  });
+
+  test('of an origin that was named are refused from https to http', async () => {
+    const server = Bun.serve({
+      port: 0,
+      hostname: '127.0.0.1',
+      tls: { cert: certificate, key: certificateKey },
+      fetch: () => new Response(null, { status: 302, headers: { location: `http://${CERTIFIED_NAME}/` } }),
+    });
+    stops.push(() => server.stop(true));
+    const pinned = createGuardedLookup({
+      allowPrivateAddresses: true,
+      resolve: async () => [{ address: '127.0.0.1', family: 4 }],
+    });
+    const fetch = createGuardedFetch({ ca: certificate, lookupFor: () => pinned });
+    expect(
+      await fetch(`https://${CERTIFIED_NAME}:${server.port}/`, {
+        ...local,
+        allowPrivateAddresses: 'named_origin',
+        redirects: 3,
+      }),
+    ).toMatchObject({ ok: false, kind: 'bad_redirect' });
   });
 
   test('leave no connection open', async () => {
