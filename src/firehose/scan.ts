@@ -149,6 +149,9 @@ const TYPES: readonly (readonly [string, Uint8Array, Kind])[] = [
   ['#info', ascii('#info'), KIND.info],
 ];
 
+/** What a type begins with in its short form, the only one there is on the wire (Event Stream, "Framing"). */
+const HASH = 0x23;
+
 const OP = ascii('op');
 const ACTION = ascii('action');
 const PATH = ascii('path');
@@ -203,6 +206,8 @@ function readHeader(bytes: Uint8Array): number | Rejection {
   const length = headValue(bytes, typeAt);
   const start = typeAt + headBytes(bytes, typeAt);
   if (length === 0 || length > MAX_TYPE_LENGTH) return reject('frame_header_invalid', 'length of t');
+  // With its lexicon's name before the '#', a consumer takes for a commit what is to us of an unknown type, and unverified.
+  if (bytes[start] !== HASH) return reject('frame_header_invalid', 't is not in its short form');
   for (const [type, word, kind] of TYPES) {
     if (length === word.length && equals(bytes, start, word)) {
       headerType = type;
@@ -381,7 +386,7 @@ function isLinkArray(bytes: Uint8Array, at: number): boolean {
  * Answers offsets into `bytes` (which it keeps, and of which the ops' digests are views) or the refusal:
  * frame_too_large, frame_not_canonical, frame_header_invalid, frame_field_missing, frame_field_invalid (the detail
  * names the field), rev_invalid, ops_too_many, op_invalid. An unknown type needs no field at all: `seq` and `did`
- * are given where they are present and well formed. Never throws, whatever the bytes.
+ * are given where they are present, well formed and, with `repo` beside `did`, the same account. Never throws, whatever the bytes.
  */
 export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
   if (bytes.length > MAX_FRAME_BYTES) return reject('frame_too_large', `${bytes.length} bytes`);
@@ -503,8 +508,10 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
       }
     }
   } else if (kind === KIND.unknown) {
-    if (fields[DID] !== 0) did = didAt(bytes, fields[DID]!);
-    else if (fields[REPO] !== 0) did = didAt(bytes, fields[REPO]!);
+    const [didField, repoField] = [fields[DID]!, fields[REPO]!];
+    if (didField !== 0 || repoField !== 0) did = didAt(bytes, didField !== 0 ? didField : repoField);
+    // Which of two it is about nobody knows.
+    if (didField !== 0 && repoField !== 0 && didAt(bytes, repoField) !== did) did = '';
   } else {
     const field = kind === KIND.info ? NAME : ERROR;
     name = cutText(bytes, fields[field]!, MAX_NAME_LENGTH);

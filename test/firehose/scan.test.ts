@@ -115,6 +115,10 @@ describe('a frame is read', () => {
     expect(unknown({})).toMatchObject({ seq: 0, seqStart: 0, seqEnd: 0, did: '' });
     expect(unknown({ seq: 'five', did: 7 })).toMatchObject({ seq: 0, seqEnd: 0, did: '' });
     expect(unknown({ seq: -1, did: 'not a did' })).toMatchObject({ seq: 0, did: '' });
+    expect(unknown({ did: DID, repo: DID })).toMatchObject({ did: DID });
+    expect(unknown({ did: DID, repo: 'did:plc:bbbbbbbbbbbbbbbbbbbbbbbb' })).toMatchObject({ did: '' });
+    expect(unknown({ did: DID, repo: 7 })).toMatchObject({ did: '' });
+    expect(unknown({ did: 'not a did', repo: DID })).toMatchObject({ did: '' });
   });
 
   test('with deprecated fields missing, and noted', () => {
@@ -226,6 +230,9 @@ describe('a frame is refused', () => {
     expect(header({ op: 1, t: 5 })).toBe('frame_header_invalid: no t');
     expect(header({ op: 1, t: '' })).toBe('frame_header_invalid: length of t');
     expect(header({ op: 1, t: 'x'.repeat(65) })).toBe('frame_header_invalid: length of t');
+    // Consumers take both for the same type; we would have taken the long one for a type we need not verify.
+    for (const t of ['com.atproto.sync.subscribeRepos#commit', 'commit', ' #commit'])
+      expect(header({ op: 1, t })).toBe('frame_header_invalid: t is not in its short form');
     expect(header({ op: 1, t: '#later', more: [1] })).toBe('accepted');
   });
 
