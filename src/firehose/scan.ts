@@ -47,6 +47,8 @@ const MAX_NAME_LENGTH = 128;
 /** Of the message beside it; what is longer is cut, it is for people. */
 const MAX_MESSAGE_LENGTH = 512;
 
+const EMPTY_TEXT = 0x60;
+
 const NO_OPS: readonly Op[] = [];
 const NONE_MISSING = { tooBig: false, rebase: false, blobs: false } as const;
 
@@ -272,6 +274,10 @@ function locate(bytes: Uint8Array, bodyStart: number): Rejection | null {
 
 const isText = (bytes: Uint8Array, at: number): boolean => bytes[at]! >> 5 === MAJOR_TEXT;
 
+/** Whether an optional text is there but says nothing: some hosts write what is absent as null, or as ''. */
+const isBlank = (bytes: Uint8Array, at: number): boolean =>
+  at !== 0 && (bytes[at] === NULL || bytes[at] === EMPTY_TEXT);
+
 /** The text at `at`, which the caller knows to be one. */
 function textAt(bytes: Uint8Array, at: number): string {
   const start = at + headBytes(bytes, at);
@@ -412,6 +418,7 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
   let tooBig = false;
   let rebase = false;
   let absent: ScannedFrame['missing'] = NONE_MISSING;
+  let blank: ScannedFrame['blank'] = null;
   let handle: string | null = null;
   let active = false;
   let status: string | null = null;
@@ -442,7 +449,8 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
 
     if (kind === KIND.identity) {
       const at = fields[HANDLE]!;
-      if (at !== 0) {
+      if (isBlank(bytes, at)) blank = 'handle';
+      else if (at !== 0) {
         if (!isText(bytes, at) || headValue(bytes, at) > MAX_HANDLE_LENGTH) return invalid('handle');
         handle = textAt(bytes, at);
       }
@@ -452,10 +460,11 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
       if (bytes[at] !== TRUE && bytes[at] !== FALSE) return invalid('active');
       active = bytes[at] === TRUE;
       const statusAt = fields[STATUS]!;
-      if (statusAt !== 0) {
+      if (isBlank(bytes, statusAt)) blank = 'status';
+      else if (statusAt !== 0) {
         if (!isText(bytes, statusAt)) return invalid('status');
         status = cutText(bytes, statusAt, MAX_STATUS_LENGTH + 1);
-        if (status === '' || status.length > MAX_STATUS_LENGTH) return invalid('status');
+        if (status.length > MAX_STATUS_LENGTH) return invalid('status');
       }
     } else {
       const revAt = fields[REV]!;
@@ -543,6 +552,7 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
     tooBig,
     rebase,
     missing: absent,
+    blank,
     handle,
     active,
     status,

@@ -2,7 +2,7 @@
  * The identity desk: ingest asks for the key and PDS of a DID; the answer comes from the account in memory, the
  * database, or the resolver. It writes what it learns to the account.
  *
- * Bounded by ingest, which asks once per DID and only while frames wait for the answer.
+ * Bounded by ingest, which asks once per host and DID, and only while frames wait for the answer.
  */
 import type { HostRoster } from '../hosts/roster.ts';
 import type { Identity, Resolver } from '../identity/types.ts';

@@ -6,7 +6,7 @@
  * behind the log: rows are written only when the events they reflect are durable, so a crash at any point loses
  * and repeats nothing.
  */
-import { removeField, setAccountStatus } from '../firehose/edit.ts';
+import { maxSequencedBytes, removeField, setAccountStatus } from '../firehose/edit.ts';
 import { accountFrame } from '../firehose/encode.ts';
 import { scanFrame } from '../firehose/scan.ts';
 import { KIND, MAX_FRAME_BYTES } from '../firehose/types.ts';
@@ -107,6 +107,10 @@ type Item =
 
 /** Any length will do: the frame is scanned for where its seq stands, and the log puts the real one in. */
 const PLACEHOLDER_SEQ = 1;
+
+/** Whether consumers, and we ourselves when we read the log, would refuse the frame once it has its seq. */
+const isTooLarge = ({ frame, seqStart, seqEnd }: VerifiedEvent): boolean =>
+  maxSequencedBytes({ bytes: frame, seqStart, seqEnd }) > MAX_FRAME_BYTES;
 
 export const createSequencer = (deps: SequencerDeps): Sequencer => {
   const { log, roster, accounts, nowMs } = deps;
@@ -257,18 +261,23 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     judged !== null && judged.cursorEpoch === cursorEpoch && upstreamSeq < (judged.byDid.get(did) ?? 0);
 
   /** Beyond the cursor, so that it may come again: it is judged by what is known at its place in the stream. */
-  const remember = (host: HostState, { upstreamSeq }: VerifiedEvent, cursor: number): void => {
+  const remember = (host: HostState, upstreamSeq: number, cursor: number): void => {
     if (upstreamSeq > cursor && upstreamSeq > host.cursor) host.ahead.add(upstreamSeq);
   };
 
   const sequence = (host: HostState, event: VerifiedEvent, cursor: number): void => {
+    // Whatever becomes of it.
+    remember(host, event.upstreamSeq, cursor);
     if (wasRefused(host, event)) {
       counters.refusedBefore++;
-      remember(host, event, cursor);
       return;
     }
     if (host.life.banned) {
       refuse(host, { ...event, reason: 'host_banned', detail: '' });
+      return;
+    }
+    if (isTooLarge(event)) {
+      refuse(host, { ...event, reason: 'frame_too_large', detail: 'with a seq of ours and all fields' });
       return;
     }
     let account = accounts.get(event.did);
@@ -288,7 +297,6 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     if (!decision.ok) {
       if (decision.reason === 'account_inactive') deps.healer().suspect(event.did, host);
       refuse(host, { ...event, reason: decision.reason, detail: decision.detail });
-      remember(host, event, cursor);
       return;
     }
     accounts.markDirty(account);
@@ -298,13 +306,12 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     if (decision.discontinuity) counters.discontinuities++;
     if (decision.lenient !== null || event.lenient !== null) counters.lenient++;
     const logged = decision.rewrite === null ? event : rewritten(account, event, decision.rewrite);
-    if (logged.frame.length > MAX_FRAME_BYTES) {
+    if (isTooLarge(logged)) {
       refuse(host, { ...event, reason: 'frame_too_large', detail: 'with the status that the relay shows' });
       return;
     }
     append(host, logged, decision.discontinuity);
     roster.eventTaken(host);
-    remember(host, event, cursor);
   };
 
   const advance = (host: HostState, cursor: number): void => {
@@ -365,6 +372,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       const host = roster.host(rejection.hostId);
       if (host === undefined) continue;
       refuse(host, rejection);
+      if (rejection.judged) remember(host, rejection.upstreamSeq, cursors.get(rejection.hostId) ?? 0);
     }
     for (const [hostId, cursor] of cursors) {
       const host = roster.host(hostId);

@@ -121,6 +121,19 @@ describe('a frame is read', () => {
     expect(unknown({ did: 'not a did', repo: DID })).toMatchObject({ did: '' });
   });
 
+  test('with optional fields that say nothing, and noted', () => {
+    for (const nothing of [null, '']) {
+      expect(scanned(frameOf('#account', { ...accountBody, status: nothing }))).toMatchObject({
+        active: true,
+        status: null,
+        blank: 'status',
+      });
+      const identity = { seq: 1, did: DID, time: TIME, handle: nothing };
+      expect(scanned(frameOf('#identity', identity))).toMatchObject({ handle: null, blank: 'handle' });
+    }
+    expect(scanned(frameOf('#account', accountBody)).blank).toBeNull();
+  });
+
   test('with deprecated fields missing, and noted', () => {
     const { tooBig: _, rebase: __, blobs: ___, ...rest } = commitBody;
     expect(scanned(frameOf('#commit', rest)).missing).toEqual({ tooBig: true, rebase: true, blobs: true });
@@ -178,9 +191,9 @@ describe('a frame is refused', () => {
       const { [field]: _, ...rest } = { seq: 1, did: DID, rev: REV, time: TIME, blocks: new Uint8Array(1) };
       expect(body('#sync', rest)).toBe(`frame_field_missing: ${field}`);
     }
-    expect(body('#account', { ...accountBody, status: null })).toBe('frame_field_invalid: status');
+    expect(body('#account', { ...accountBody, status: 5 })).toBe('frame_field_invalid: status');
     expect(body('#account', { ...accountBody, status: 'x'.repeat(65) })).toBe('frame_field_invalid: status');
-    expect(body('#identity', { seq: 1, did: DID, time: TIME, handle: null })).toBe(
+    expect(body('#identity', { seq: 1, did: DID, time: TIME, handle: 5 })).toBe(
       'frame_field_invalid: handle',
     );
     expect(body('#info', {})).toBe('frame_field_missing: name');

@@ -3,6 +3,7 @@ import { decode } from '@ipld/dag-cbor';
 import { decodeFirst } from 'cborg';
 import fc from 'fast-check';
 import { encodeMessage } from '../../simulator/frames.ts';
+import { scanFrame } from '../../src/firehose/scan.ts';
 import { KIND } from '../../src/firehose/types.ts';
 import { MAX_PENDING_BYTES } from '../../src/log/log.ts';
 import { accountRow, newAccount as emptyAccount } from '../../src/sequencer/accounts.ts';
@@ -11,6 +12,7 @@ import { accountFrame, commitFrame, identityFrame, newAccount, syncFrame } from 
 import {
   askedOf,
   batchOf,
+  crash,
   eventOf,
   give,
   identify,
@@ -137,7 +139,7 @@ describe('an event that is refused', () => {
 
   test('by ingest is counted and explained; what is normal in a healthy stream is only counted', async () => {
     const world = worldOf();
-    const rejection = { hostId: 1, did: DID, kind: KIND.commit, upstreamSeq: 3, rev: '', detail: 'x' };
+    const rejection = { hostId: 1, did: DID, upstreamSeq: 3, rev: '', judged: true, detail: 'x' };
     world.lane.batch(
       batchOf([], [{ hostId: 1, cursor: 3 }], {
         rejections: [
@@ -152,14 +154,35 @@ describe('an event that is refused', () => {
     expect(world.roster.host(1)!.cursor).toBe(3);
   });
 
+  test('beyond the cursor is remembered when it was judged, so that it is not judged again by what came later', async () => {
+    const world = worldOf();
+    await identify(world, DID, 1);
+    const rejection = { hostId: 1, did: DID, rev: '', detail: '' };
+    world.lane.batch(
+      batchOf([], [{ hostId: 1, cursor: 10 }], {
+        rejections: [
+          { ...rejection, upstreamSeq: 12, judged: true, reason: 'wrong_host' },
+          { ...rejection, upstreamSeq: 11, judged: false, reason: 'seq_not_increasing' },
+          { ...rejection, upstreamSeq: 9, judged: true, reason: 'wrong_host' },
+        ],
+      }),
+    );
+    world.lane.batch(batchOf([eventOf(1, accountFrame(DID, 13))], [{ hostId: 1, cursor: 10 }]));
+    await world.sequencer.idle();
+    expect([...world.roster.host(1)!.ahead]).toEqual([12, 13]);
+    world.lane.batch(batchOf([], [{ hostId: 1, cursor: 12 }]));
+    await world.sequencer.idle();
+    expect([...world.roster.host(1)!.ahead]).toEqual([13]);
+  });
+
   test('is explained a bounded number of times between two flushes', async () => {
     const world = worldOf();
     const rejections = Array.from({ length: 3_000 }, (_, index) => ({
       hostId: 1,
       did: DID,
-      kind: KIND.commit,
       upstreamSeq: index,
       rev: '',
+      judged: true,
       reason: 'car_invalid' as const,
       detail: '',
     }));
@@ -214,10 +237,10 @@ describe('the cursor of a host, with the seqs ahead of it', () => {
             for (let seq = 1; seq <= last.get(hostId)!; seq++) {
               const covered = seq <= host.cursor || host.ahead.has(seq);
               if (waiting.has(seq)) expect(covered).toBe(false);
-              // Refused ones above the cursor come again, and are refused again.
-              else if (inLog.has(seq)) expect(covered).toBe(true);
+              // Refused ones, too: they must not be judged again by what is known later.
+              else if (given.get(hostId)!.has(seq)) expect(covered).toBe(true);
             }
-            for (const seq of host.ahead) expect(seq > host.cursor && inLog.has(seq)).toBe(true);
+            for (const seq of host.ahead) expect(seq > host.cursor && given.get(hostId)!.has(seq)).toBe(true);
             for (const seq of inLog) expect(given.get(hostId)!.has(seq)).toBe(true);
             if (waiting.size === 0) expect(host.cursor).toBe(last.get(hostId)!);
           }
@@ -351,6 +374,34 @@ describe('a frame whose words have to change', () => {
     await give(world, eventOf(1, full));
     expect(refusals(world)).toEqual(['frame_too_large']);
     expect(world.log.records).toHaveLength(1);
+  });
+});
+
+describe('a frame that our own seq makes too large', () => {
+  const padded = (frameBytes: number, seq: number): Uint8Array => {
+    const probe = accountFrame(DID, seq, { zz: new Uint8Array(4_900_000) });
+    return accountFrame(DID, seq, { zz: new Uint8Array(4_900_000 + frameBytes - probe.length) });
+  };
+
+  test('is refused before it changes anything; one that fits with any seq of ours is taken', async () => {
+    const world = worldOf();
+    await identify(world, DID, 1);
+    // The host's seq takes one byte, the largest of ours nine.
+    await give(world, eventOf(1, padded(5_000_000 - 8 + 1, 1)));
+    expect(refusals(world)).toEqual(['frame_too_large']);
+    expect(world.log.records).toHaveLength(0);
+    await give(world, eventOf(1, padded(5_000_000 - 8, 2)));
+    expect(world.log.records).toHaveLength(1);
+  });
+
+  test('never gets into the log, from which nobody could read it', async () => {
+    const world = worldOf();
+    await identify(world, DID, 1);
+    for (let seq = 1; seq <= 30; seq++) await give(world, eventOf(1, accountFrame(DID, seq)));
+    for (const bytes of [4_999_990, 4_999_992, 4_999_995, 5_000_000])
+      await give(world, eventOf(1, padded(bytes, 31 + (bytes % 100))));
+    for (const { frame } of world.log.records) expect(scanFrame(frame)).toMatchObject({ ok: true });
+    await crash(world, Number.POSITIVE_INFINITY);
   });
 });
 

@@ -67,7 +67,6 @@ const urlPart = (text: string): string => encodeURIComponent(text.toWellFormed()
 
 const PAUSES = {
   rate_limit: 'its rate limit',
-  bytes_in_flight: 'too many bytes in flight',
   pending_identities: 'identities that cannot be resolved right now',
 } as const;
 
