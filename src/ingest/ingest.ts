@@ -10,7 +10,6 @@
  * thrown away with a connection is sent again by the host. Nothing grows: what was received and is not sequenced,
  * refusals included, is counted in bytes, and over the bound sockets are not read.
  */
-import { latin1 } from '../firehose/cbor.ts';
 import { mend } from '../firehose/edit.ts';
 import { scanFrame } from '../firehose/scan.ts';
 import { KIND, type ScannedFrame } from '../firehose/types.ts';
@@ -412,9 +411,9 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       opCount: frame.ops.length,
       rev: frame.rev,
       since: frame.since,
-      commit: verified === null ? null : latin1(verified.commit, 0, 32),
-      data: verified === null ? null : latin1(verified.data, 0, 32),
-      prevData: verified?.prevData == null ? null : latin1(verified.prevData, 0, 32),
+      commit: verified === null ? null : verified.commit,
+      data: verified === null ? null : verified.data,
+      prevData: verified === null ? null : verified.prevData,
       lenient: verified === null ? null : verified.lenient,
       active: frame.active,
       status: frame.status,
