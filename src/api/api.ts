@@ -27,7 +27,7 @@ export interface ApiEnv {
 
 export interface ApiOptions {
   readonly roster: ApiRoster;
-  readonly state: Pick<ApiState, 'listRepos'>;
+  readonly state: Pick<ApiState, 'listRepos' | 'firstActiveRepo'>;
   readonly accounts: Accounts;
   readonly pages: Pages;
   /** Reads of the collection index; absent: its routes answer MethodNotImplemented. */

@@ -120,7 +120,7 @@ export interface CollectionsPage {
 /** The parts of the state that the API reads. */
 export type ApiState = Pick<
   State,
-  'listRepos' | 'rejectionsOfHost' | 'rejectionsOfAccount' | 'gapsOfHost' | 'counts'
+  'listRepos' | 'firstActiveRepo' | 'rejectionsOfHost' | 'rejectionsOfAccount' | 'gapsOfHost' | 'counts'
 >;
 
 /** The parts of the roster that the API uses. */

@@ -25,7 +25,7 @@ const app = createApi({
     ban: async () => true,
     unban: async () => true,
   },
-  state: { listRepos: async () => ({ repos: [], cursor: null }) },
+  state: { listRepos: async () => ({ repos: [], cursor: null }), firstActiveRepo: async () => null },
   accounts: { lookup: async () => null, effective: () => ({ active: true }) },
   pages: {
     summary: async () => {
