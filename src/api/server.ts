@@ -48,6 +48,10 @@ export interface RunningServer {
   close(): Promise<void>;
 }
 
+/** Without a Host, as health checks send it, there is no more than a path: that is meant for whoever listens here. */
+const withOrigin = (request: Request, origin: string): Request =>
+  request.url.startsWith('/') ? new Request(origin + request.url, request) : request;
+
 const decorate = (response: Response): Response => {
   response.headers.set('server', SERVER_HEADER);
   if (!response.headers.has('access-control-allow-origin')) {
@@ -77,8 +81,9 @@ export const startServer = (options: ServerOptions): RunningServer => {
     maxRequestBodySize: MAX_SERVER_BODY_BYTES,
     idleTimeout: IDLE_TIMEOUT_SECONDS,
     development: false,
-    async fetch(request, self) {
-      const remoteAddress = remoteAddressOf(self.requestIP(request)?.address ?? '', request.headers);
+    async fetch(received, self) {
+      const remoteAddress = remoteAddressOf(self.requestIP(received)?.address ?? '', received.headers);
+      const request = withOrigin(received, self.url.origin);
       const start = request.url.indexOf('/', request.url.indexOf('://') + 3);
       const query = request.url.indexOf('?', start);
       const edge = paths.get(request.url.slice(start, query < 0 ? undefined : query));

@@ -1,4 +1,5 @@
 import { afterAll, describe, expect, test } from 'bun:test';
+import { createConnection } from 'node:net';
 import { createApi, MAX_BODY_BYTES } from '../../src/api/api.ts';
 import { startServer } from '../../src/api/server.ts';
 import { createFirehoseEdge } from '../../src/firehose/edge/edge.ts';
@@ -46,6 +47,22 @@ const app = createApi({
 const server = startServer({ host: '127.0.0.1', port: 0, app, edges: { [PATH]: edge } });
 afterAll(() => server.close());
 
+/** Sends bytes as they are, and gives one answer as it came, a character for each byte. */
+const raw = (text: string): Promise<string> =>
+  new Promise((resolve, reject) => {
+    let answer = '';
+    const socket = createConnection({ port: server.port, host: '127.0.0.1' }, () => socket.write(text));
+    socket.setEncoding('latin1');
+    socket.on('data', (bytes) => {
+      answer += bytes;
+      const [head, body] = answer.split('\r\n\r\n', 2);
+      const length = /^content-length: (\d+)$/im.exec(head!)?.[1];
+      if (length !== undefined && body !== undefined && body.length >= Number(length)) socket.destroy();
+    });
+    socket.on('error', reject);
+    socket.on('close', () => resolve(answer));
+  });
+
 describe('the whole server', () => {
   test('answers the API and upgrades the firehose on one port', async () => {
     const client = connect(server.url, { cursor: 0 });
@@ -67,6 +84,28 @@ describe('the whole server', () => {
     });
     expect(answer.status).toBe(204);
     expect(answer.headers.get('access-control-allow-origin')).toBe('*');
+  });
+
+  test.each([
+    ['without a Host', 'HTTP/1.0\r\n'],
+    ['with an empty Host', 'HTTP/1.1\r\nHost:\r\n'],
+  ])('answers requests %s, as health checks of load balancers are', async (_, rest) => {
+    for (const path of ['/_health', '/xrpc/_health', '/xrpc/com.atproto.sync.listHosts?limit=1', '/hosts']) {
+      const answer = await raw(`GET ${path} ${rest}\r\n`);
+      expect(answer).toStartWith('HTTP/1.1 200 ');
+      expect(answer).toContain('(atproto-relay)');
+    }
+    expect(await raw(`GET //nowhere ${rest}\r\n`)).toStartWith('HTTP/1.1 404 ');
+    expect(await raw(`GET ${PATH} ${rest}\r\n`)).toStartWith('HTTP/1.1 426 ');
+    const upgrade =
+      'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n' +
+      'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n';
+    expect(await raw(`GET ${PATH} ${rest}${upgrade}\r\n`)).toStartWith('HTTP/1.1 400 ');
+    const body = '{"hostname":"old.example.com"}';
+    const posted = `POST /xrpc/com.atproto.sync.requestCrawl ${rest}Content-Length: ${body.length}\r\n\r\n${body}`;
+    expect(await raw(posted)).toStartWith('HTTP/1.1 200 ');
+    expect(crawled.splice(0)).toEqual(['old.example.com']);
+    expect(reported).toEqual([]);
   });
 
   test('refuses a body that is far too large', async () => {
