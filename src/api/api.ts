@@ -153,6 +153,10 @@ export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
     options.onError ?? ((cause: unknown, path: string) => console.error(`request to ${path} failed:`, cause));
   let toldAwayAtMs = Number.NEGATIVE_INFINITY;
   app.onError((error, c) => {
+    // Who hangs up amid a body is no failure of ours, and hears no answer.
+    if (error.name === 'AbortError' && c.req.raw.signal.aborted) {
+      return xrpcError(c, 400, 'InvalidRequest', 'the request ended before its body did');
+    }
     if (isDatabaseAway(error)) {
       if (clock() - toldAwayAtMs >= TELL_AWAY_EVERY_MS) {
         toldAwayAtMs = clock();

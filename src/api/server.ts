@@ -32,6 +32,8 @@ export interface ServerOptions {
   readonly app: { fetch(request: Request, env: RequestEnvironment): Response | Promise<Response> };
   /** Path → edge. */
   readonly edges: Readonly<Record<string, Edge>>;
+  /** Told about what should not happen in an edge; the caller gets a 500. The app tells of its own. */
+  readonly onError?: (error: unknown) => void;
 }
 
 /** What the app is told beside the request. */
@@ -48,9 +50,14 @@ export interface RunningServer {
   close(): Promise<void>;
 }
 
-/** Without a Host, as health checks send it, there is no more than a path: that is meant for whoever listens here. */
-const withOrigin = (request: Request, origin: string): Request =>
-  request.url.startsWith('/') ? new Request(origin + request.url, request) : request;
+/**
+ * The request with a whole URL; null when its Host is none. Without a Host, as health checks send it, there is no
+ * more than a path: that is meant for whoever listens here.
+ */
+const withOrigin = (request: Request, origin: string): Request | null => {
+  if (URL.canParse(request.url)) return request;
+  return request.headers.get('host') ? null : new Request(origin + request.url, request);
+};
 
 const decorate = (response: Response): Response => {
   response.headers.set('server', SERVER_HEADER);
@@ -59,6 +66,9 @@ const decorate = (response: Response): Response => {
   }
   return response;
 };
+
+const failure = (status: number, error: string, message: string): Response =>
+  decorate(Response.json({ error, message }, { status }));
 
 /** Whether a message has more bytes than that, as UTF-8 if it is text. */
 const isLonger = (message: string | Uint8Array, bytes: number): boolean => {
@@ -71,7 +81,7 @@ const isLonger = (message: string | Uint8Array, bytes: number): boolean => {
  * Starts listening. Throws when the address is taken or not ours.
  */
 export const startServer = (options: ServerOptions): RunningServer => {
-  const { app, edges } = options;
+  const { app, edges, onError = (error: unknown) => console.error('a request failed:', error) } = options;
   const upgradeHeaders = { server: SERVER_HEADER, 'access-control-allow-origin': '*' };
   const paths = new Map(Object.entries(edges));
 
@@ -84,6 +94,7 @@ export const startServer = (options: ServerOptions): RunningServer => {
     async fetch(received, self) {
       const remoteAddress = remoteAddressOf(self.requestIP(received)?.address ?? '', received.headers);
       const request = withOrigin(received, self.url.origin);
+      if (request === null) return failure(400, 'InvalidRequest', 'the Host header names no host');
       const start = request.url.indexOf('/', request.url.indexOf('://') + 3);
       const query = request.url.indexOf('?', start);
       const edge = paths.get(request.url.slice(start, query < 0 ? undefined : query));
@@ -95,10 +106,8 @@ export const startServer = (options: ServerOptions): RunningServer => {
       return decorate(await app.fetch(request, { remoteAddress }));
     },
     error(error) {
-      console.error('request failed:', error);
-      return decorate(
-        Response.json({ error: 'InternalServerError', message: 'the request failed' }, { status: 500 }),
-      );
+      onError(error);
+      return failure(500, 'InternalServerError', 'the request failed; it is not your fault');
     },
     websocket: {
       // The edges ping by themselves and judge by progress.

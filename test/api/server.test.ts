@@ -44,7 +44,31 @@ const app = createApi({
   adminPasswords: ['secret'],
   onError: (_error, path) => void reported.push(path),
 });
-const server = startServer({ host: '127.0.0.1', port: 0, app, edges: { [PATH]: edge } });
+/** Requests that have come to the app, and the status of each that it has answered. */
+const begun: string[] = [];
+const answered: number[] = [];
+const server = startServer({
+  host: '127.0.0.1',
+  port: 0,
+  app: {
+    async fetch(request, environment) {
+      begun.push(request.url);
+      const answer = await app.fetch(request, environment);
+      answered.push(answer.status);
+      return answer;
+    },
+  },
+  edges: {
+    [PATH]: edge,
+    '/broken': {
+      ...edge,
+      upgrade() {
+        throw new Error('something of the inside');
+      },
+    },
+  },
+  onError: (error) => void reported.push(`the edge: ${error}`),
+});
 afterAll(() => server.close());
 
 /** Sends bytes as they are, and gives one answer as it came, a character for each byte. */
@@ -106,6 +130,56 @@ describe('the whole server', () => {
     expect(await raw(posted)).toStartWith('HTTP/1.1 200 ');
     expect(crawled.splice(0)).toEqual(['old.example.com']);
     expect(reported).toEqual([]);
+  });
+
+  test('refuses a Host that is none, as InvalidRequest and without a word in the log', async () => {
+    for (const host of ['foo:99999', '[', '[::1', 'a b', 'user@example.com', 'example.com/x', '//', '%'])
+      for (const path of ['/_health', PATH, '/subscribe', '/hosts']) {
+        const answer = await raw(`GET ${path} HTTP/1.1\r\nHost: ${host}\r\n\r\n`);
+        expect(answer).toStartWith('HTTP/1.1 400 ');
+        expect(answer).toContain('(atproto-relay)');
+        expect(answer.toLowerCase()).toContain('access-control-allow-origin: *');
+        expect(answer).toContain('"error":"InvalidRequest"');
+      }
+    expect(await raw('CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n')).toStartWith(
+      'HTTP/1.1 4',
+    );
+    expect(reported).toEqual([]);
+  });
+
+  test('who hangs up amid a body is not told of in the log', async () => {
+    const begins = [
+      'Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n',
+      'Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nno number\r\n',
+      'Content-Length: 100\r\n\r\nhello',
+    ];
+    const from = answered.length;
+    for (const path of ['/xrpc/com.atproto.sync.requestCrawl', '/admin/pds/requestCrawl'])
+      for (const begin of begins) {
+        const login = 'Authorization: Bearer secret\r\n';
+        const before = answered.length;
+        const socket = createConnection({ port: server.port, host: '127.0.0.1' }, () => {
+          socket.write(`POST ${path} HTTP/1.1\r\nHost: a\r\n${login}${begin}`);
+        });
+        socket.on('error', () => {});
+        await until(() => begun.length > before, 'the request');
+        socket.destroy();
+        await until(() => answered.length === begun.length, 'its end');
+      }
+    expect(answered.slice(from)).toEqual([400, 400, 400, 400, 400, 400]);
+    expect(reported).toEqual([]);
+    expect(crawled).toEqual([]);
+  });
+
+  test('a failure of an edge is told by the logger, and the answer tells nothing of the inside', async () => {
+    const answer = await fetch(`${server.url}/broken`);
+    expect(answer.status).toBe(500);
+    expect(answer.headers.get('server')).toContain('(atproto-relay)');
+    expect(answer.headers.get('access-control-allow-origin')).toBe('*');
+    const text = await answer.text();
+    expect(JSON.parse(text).error).toBe('InternalServerError');
+    expect(text).not.toContain('inside');
+    expect(reported.splice(0)).toEqual(['the edge: Error: something of the inside']);
   });
 
   test('refuses a body that is far too large', async () => {
