@@ -1,6 +1,8 @@
 /**
  * The one listener of the public side. It owns the Bun server: routes of an edge are upgraded by that edge, all
- * other requests go to the hono app. Every answer, the upgrade's included, carries the Server and CORS headers.
+ * other requests go to the hono app. Every answer, the upgrade's included, carries the Server and CORS headers; but
+ * for what Bun refuses before anybody is asked, with no more than a status: a head that is no HTTP (400, 505) or is
+ * longer than 16 KiB (431), a body of more than 2^53 bytes (413).
  */
 import type { Server } from 'bun';
 import { SOCKET_QUEUE_LIMIT_BYTES } from './edge/limits.ts';
@@ -18,8 +20,11 @@ export const MAX_CLIENT_MESSAGE_BYTES = 64 * 1024;
  */
 export const MAX_RECEIVED_MESSAGE_BYTES = 16 * 1024 * 1024;
 
-/** A backstop far above the API's own limit: Bun answers 413 by itself, with an empty body. */
-const MAX_SERVER_BODY_BYTES = 1024 * 1024;
+/**
+ * No bound, or Bun would answer 413 without our headers: the app has one of its own. What nobody reads of a body, Bun
+ * takes from the socket and keeps nothing of it.
+ */
+const MAX_SERVER_BODY_BYTES = Number.MAX_SAFE_INTEGER;
 
 /** A requestCrawl answers when the host has been looked at, which may take a while. */
 export const IDLE_TIMEOUT_SECONDS = 60;

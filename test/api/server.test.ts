@@ -1,4 +1,5 @@
 import { afterAll, describe, expect, test } from 'bun:test';
+import { once } from 'node:events';
 import { createConnection } from 'node:net';
 import { createApi, MAX_BODY_BYTES } from '../../src/api/api.ts';
 import { startServer } from '../../src/api/server.ts';
@@ -86,6 +87,10 @@ const raw = (text: string): Promise<string> =>
     socket.on('error', reject);
     socket.on('close', () => resolve(answer));
   });
+
+/** As one chunk of a chunked body. */
+const inChunk = (bytes: Buffer): Buffer =>
+  Buffer.concat([Buffer.from(`${bytes.length.toString(16)}\r\n`), bytes, Buffer.from('\r\n')]);
 
 describe('the whole server', () => {
   test('answers the API and upgrades the firehose on one port', async () => {
@@ -182,14 +187,48 @@ describe('the whole server', () => {
     expect(reported.splice(0)).toEqual(['the edge: Error: something of the inside']);
   });
 
-  test('refuses a body that is far too large', async () => {
-    const answer = await fetch(`${server.url}/xrpc/com.atproto.sync.requestCrawl`, {
-      method: 'POST',
-      body: JSON.stringify({ hostname: 'pds.example.com', padding: 'x'.repeat(MAX_BODY_BYTES) }),
+  const PIECE = Buffer.alloc(1024 * 1024, 'x');
+  test.each([
+    ['POST /xrpc/com.atproto.sync.requestCrawl', 413, `Content-Length: ${200 * PIECE.length}`, PIECE],
+    ['POST /xrpc/com.atproto.sync.requestCrawl', 413, 'Transfer-Encoding: chunked', inChunk(PIECE)],
+    ['GET /_health', 200, 'Transfer-Encoding: chunked', inChunk(PIECE)],
+    [`POST ${PATH}`, 405, 'Transfer-Encoding: chunked', inChunk(PIECE)],
+  ])('200 MB of a body to %s get our own %d and are not kept: %s', async (start, status, header, piece) => {
+    const beforeBytes = process.memoryUsage.rss();
+    let mostBytes = beforeBytes;
+    let answer = '';
+    const socket = createConnection({ port: server.port, host: '127.0.0.1' });
+    socket.on('data', (bytes) => {
+      answer += bytes;
     });
-    expect(answer.status).toBe(413);
-    expect((await json(answer)).error).toBe('PayloadTooLarge');
+    socket.write(`${start} HTTP/1.1\r\nHost: a\r\n${header}\r\n\r\n`);
+    for (let sent = 0; sent < 200; sent++) {
+      if (!socket.write(piece)) await once(socket, 'drain');
+      mostBytes = Math.max(mostBytes, process.memoryUsage.rss());
+    }
+    await until(() => answer.endsWith('}'), 'the answer');
+    socket.destroy();
+    expect(answer).toStartWith(`HTTP/1.1 ${status} `);
+    expect(answer).toContain('(atproto-relay)');
+    expect(answer.toLowerCase()).toContain('access-control-allow-origin: *');
+    if (status === 413) expect(answer).toContain('"error":"PayloadTooLarge"');
+    expect(mostBytes - beforeBytes).toBeLessThan(60_000_000);
     expect(crawled).toEqual([]);
+  });
+
+  test('takes a body of the largest size, and not of one byte more', async () => {
+    for (const [bytes, status] of [
+      [MAX_BODY_BYTES, 200],
+      [MAX_BODY_BYTES + 1, 413],
+    ] as const) {
+      const body = '{"hostname":"pds.example.com"}'.padEnd(bytes);
+      const answer = await fetch(`${server.url}/xrpc/com.atproto.sync.requestCrawl`, {
+        method: 'POST',
+        body,
+      });
+      expect(answer.status).toBe(status);
+    }
+    expect(crawled.splice(0)).toEqual(['pds.example.com']);
   });
 
   test('takes a crawl request', async () => {
