@@ -87,7 +87,12 @@ const isLonger = (message: string | Uint8Array, bytes: number): boolean => {
  */
 export const startServer = (options: ServerOptions): RunningServer => {
   const { app, edges, onError = (error: unknown) => console.error('a request failed:', error) } = options;
-  const upgradeHeaders = { server: SERVER_HEADER, 'access-control-allow-origin': '*' };
+  const upgradeHeaders = {
+    server: SERVER_HEADER,
+    'access-control-allow-origin': '*',
+    // Left to itself, Bun agrees to the first subprotocol that is offered, whatever it is.
+    'sec-websocket-protocol': '',
+  };
   const paths = new Map(Object.entries(edges));
 
   const server: Server<EdgeSocketData> = Bun.serve<EdgeSocketData>({

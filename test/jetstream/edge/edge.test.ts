@@ -9,7 +9,7 @@ import { createDictionaries } from '../../../jetstream/dictionary/registry.ts';
 import { V1_PATH, V2_PATH } from '../../../jetstream/edge/edge.ts';
 import { createFirehoseEdge } from '../../../src/firehose/edge/edge.ts';
 import type { Log, LogEntry } from '../../../src/log/types.ts';
-import { until } from '../../firehose/edge/harness.ts';
+import { handshake, until } from '../../firehose/edge/harness.ts';
 import {
   type Client,
   connect,
@@ -225,6 +225,18 @@ describe('before the upgrade', () => {
       expect(client.socket.protocol).toBe('xrpc.v1.json');
     }
     await opened(connect(url, V2_PATH));
+  });
+
+  test('no other subprotocol is agreed to, and none of v1', async () => {
+    const { url } = await start();
+    for (const [path, offered] of [
+      [V1_PATH, ['xrpc.v1.json']],
+      [V1_PATH, ['other, another']],
+      [V2_PATH, ['other, another']],
+      [V2_PATH, []],
+    ] as const) {
+      expect((await handshake(url, path, offered)).get('sec-websocket-protocol')).toBeNull();
+    }
   });
 });
 
