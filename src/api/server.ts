@@ -16,9 +16,10 @@ export const MAX_CLIENT_MESSAGE_BYTES = 64 * 1024;
 /**
  * What Bun takes of one message before it closes the socket by itself, on any path: Bun has one bound for all
  * sockets. An edge may let its consumers send this much; those of other edges are closed as soon as their message is
- * whole.
+ * whole. Just above the 10,000,000 bytes of a message that Jetstream must receive in order to ignore what is longer:
+ * Bun holds all of what is not whole.
  */
-export const MAX_RECEIVED_MESSAGE_BYTES = 16 * 1024 * 1024;
+export const MAX_RECEIVED_MESSAGE_BYTES = 10 * 1024 * 1024;
 
 /**
  * No bound, or Bun would answer 413 without our headers: the app has one of its own. What nobody reads of a body, Bun
