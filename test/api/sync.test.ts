@@ -157,6 +157,15 @@ describe('listHosts', () => {
   });
 });
 
+test.each(['listHosts', 'listRepos'])('%s takes an empty cursor for none', async (method) => {
+  const { request } = startApi({ hosts: [aHost(1), aHost(2)], repos: [listed(1), listed(2)] });
+  const [empty, none] = await Promise.all(
+    ['?limit=1&cursor=', '?limit=1'].map((query) => request(`${XRPC}${method}${query}`)),
+  );
+  expect(empty!.status).toBe(200);
+  expect(await json(empty!)).toEqual(await json(none!));
+});
+
 describe('getHostStatus', () => {
   test('tells one host, whatever the case of its name', async () => {
     const { request } = startApi({ hosts: [aHost(1)] });
