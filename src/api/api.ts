@@ -17,7 +17,7 @@ import { createRateLimiter } from './rate-limit.ts';
 import type { RequestEnvironment } from './server.ts';
 import { addSyncRoutes } from './sync.ts';
 import type { Accounts, ApiRoster, ApiState, ConsumerView, Pages } from './types.ts';
-import { SERVER_HEADER, VERSION } from './version.ts';
+import { VERSION } from './version.ts';
 import { xrpcError } from './xrpc-error.ts';
 
 /** What every handler gets as `c.env`. */
@@ -71,10 +71,7 @@ export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
   const clock = options.clock ?? Date.now;
   const app = new Hono<ApiEnv>();
 
-  app.use(async (c, next) => {
-    await next();
-    c.header('server', SERVER_HEADER);
-  });
+  // For preflights; the headers that every answer has are the server's.
   app.use(cors({ origin: '*', allowMethods: ['GET', 'HEAD', 'POST', 'OPTIONS'], maxAge: 86_400 }));
 
   const health = (c: Parameters<typeof xrpcError>[0]) => {

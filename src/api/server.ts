@@ -67,9 +67,7 @@ const withOrigin = (request: Request, origin: string): Request | null => {
 
 const decorate = (response: Response): Response => {
   response.headers.set('server', SERVER_HEADER);
-  if (!response.headers.has('access-control-allow-origin')) {
-    response.headers.set('access-control-allow-origin', '*');
-  }
+  response.headers.set('access-control-allow-origin', '*');
   return response;
 };
 

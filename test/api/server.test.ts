@@ -106,6 +106,33 @@ describe('the whole server', () => {
     client.socket.close();
   });
 
+  test('gives every answer the Server header and CORS, whoever answers, errors and preflights too', async () => {
+    for (const [path, status, method = 'GET'] of [
+      ['/xrpc/_health', 200],
+      ['/xrpc/com.atproto.sync.listHosts', 200],
+      ['/xrpc/com.atproto.sync.listHosts?limit=0', 400],
+      ['/xrpc/com.atproto.sync.requestCrawl', 405],
+      ['/xrpc/com.atproto.sync.requestCrawl', 204, 'OPTIONS'],
+      ['/xrpc/com.example.nothing', 501],
+      ['/xrpc/network.bsky.jetstream.getZstdDictionary', 200],
+      ['/nothing', 404],
+      ['/admin/pds/list', 401],
+      ['/hosts', 200],
+      ['/hosts', 200, 'HEAD'],
+      ['/', 500],
+      ['/broken', 500],
+      [PATH, 426],
+      [PATH, 405, 'POST'],
+      [PATH, 204, 'OPTIONS'],
+    ] as const) {
+      const answer = await fetch(server.url + path, { method });
+      expect([path, answer.status]).toEqual([path, status]);
+      expect(answer.headers.get('server')).toMatch(/^weir\/\d+\.\d+\.\d+ \(atproto-relay\)$/);
+      expect(answer.headers.get('access-control-allow-origin')).toBe('*');
+    }
+    reported.length = 0;
+  });
+
   test('answers a preflight on the firehose path', async () => {
     const answer = await fetch(`${server.url}${PATH}`, {
       method: 'OPTIONS',
