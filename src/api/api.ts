@@ -1,7 +1,7 @@
 /**
  * The HTTP API: public XRPC routes, health, admin routes and pages for people. It owns no state but the
- * per-address limits; everything it tells comes from its dependencies. It never answers anything but JSON,
- * except for pages that were asked for as HTML.
+ * per-address limits and the number of requests in work; everything it tells comes from its dependencies. Errors are
+ * JSON, whoever asks.
  */
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';

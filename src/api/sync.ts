@@ -50,7 +50,7 @@ const repoBody = (repo: ListedRepo) => {
   };
 };
 
-/** Why an account's repo is not given out. null: it is. */
+/** What an inactive account's repo is refused with. */
 const inactiveError = (status: string | undefined): { error: string; message: string } => {
   if (status === 'takendown') return { error: 'RepoTakendown', message: 'the repo has been taken down' };
   if (status === 'suspended') return { error: 'RepoSuspended', message: 'the repo has been suspended' };
