@@ -398,6 +398,7 @@ const compose = async (
     port: config.apiPort,
     app,
     edges: { '/xrpc/com.atproto.sync.subscribeRepos': edge, ...jetstream.paths },
+    onError: (error) => logger.error('a request failed', { error: String(error) }),
   });
   stops.push(() => server.close());
 

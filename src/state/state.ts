@@ -48,6 +48,8 @@ const MAX_WAITING_READS = 1_000;
 const MAX_DIDS_PER_QUERY = 1_000;
 /** Rows per page of listRepos and of the host and account pages; the API's own limits are lower. */
 const MAX_PAGE_ROWS = 2_000;
+/** Places in listRepos that are looked through for an active repo: 50 ms of PostgreSQL's work when there is none. */
+export const MAX_PLACES_LOOKED_AHEAD = 100_000;
 /** A flush over this is taken for a dead connection and rejected. */
 const FLUSH_DEADLINE_MS = 120_000;
 const SHORT_DEADLINE_MS = 30_000;
@@ -118,16 +120,15 @@ export const openState = async (options: OpenStateOptions): Promise<DatabaseStat
     async listRepos(cursor, limit) {
       const size = pageSize(limit);
       const rows = await reads.query(LIST_REPOS, [cursor, size + 1]);
-      const repos: ListedRepo[] = [];
-      for (const row of rows.slice(0, size))
-        repos.push({
-          did: row.did as string,
-          commit: row.commit_digest as Uint8Array | null,
-          rev: row.rev as string | null,
-          ownStatus: row.own_status as string | null,
-          upstreamStatus: row.upstream_status as string | null,
-        });
-      return { repos, cursor: rows.length > size ? (rows[size - 1]!.append_id as number) : null };
+      return {
+        repos: rows.slice(0, size).map(listedRepo),
+        cursor: rows.length > size ? (rows[size - 1]!.append_id as number) : null,
+      };
+    },
+
+    async firstActiveRepo(after) {
+      const [row] = await reads.query(FIRST_ACTIVE_REPO, [after, after + MAX_PLACES_LOOKED_AHEAD]);
+      return row === undefined ? null : listedRepo(row);
     },
 
     async takedowns() {
@@ -227,10 +228,22 @@ export const openState = async (options: OpenStateOptions): Promise<DatabaseStat
 
 const ACCOUNTS_BY_DID = 'select * from accounts where did = any($1::text[])';
 
-const LIST_REPOS =
+const LISTED_REPOS =
   'select append_id, did, coalesce(commit_digest, listed_commit) as commit_digest, ' +
-  'coalesce(rev, listed_rev) as rev, own_status, upstream_status from accounts ' +
-  'where append_id > $1 order by append_id limit $2';
+  'coalesce(rev, listed_rev) as rev, own_status, upstream_status from accounts where append_id > $1 ' +
+  'and coalesce(commit_digest, listed_commit) is not null and coalesce(rev, listed_rev) is not null';
+const LIST_REPOS = `${LISTED_REPOS} order by append_id limit $2`;
+const FIRST_ACTIVE_REPO =
+  `${LISTED_REPOS} and append_id <= $2 and own_status is null and upstream_status is null ` +
+  'order by append_id limit 1';
+
+const listedRepo = (row: Readonly<Record<string, unknown>>): ListedRepo => ({
+  did: row.did as string,
+  commit: row.commit_digest as Uint8Array,
+  rev: row.rev as string,
+  ownStatus: row.own_status as string | null,
+  upstreamStatus: row.upstream_status as string | null,
+});
 
 /** Deleted accounts leave the count of their host. */
 const COUNT_ACCOUNTS_BY_HOST =

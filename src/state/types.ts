@@ -83,10 +83,11 @@ export interface Flush {
   readonly gaps: readonly GapRow[];
 }
 
+/** A repo of which a commit is known: seen by us, or told by its host. */
 export interface ListedRepo {
   readonly did: string;
-  readonly commit: Uint8Array | null;
-  readonly rev: string | null;
+  readonly commit: Uint8Array;
+  readonly rev: string;
   readonly ownStatus: AccountStatus;
   readonly upstreamStatus: AccountStatus;
 }
@@ -108,8 +109,10 @@ export interface State {
    * goes back; host rows are overwritten. Rows keep their append order (a growing id) for listRepos.
    */
   flush(flush: Flush): Promise<void>;
-  /** In append order; `cursor` 0 = from the start; rows without a rev are left out; answers at most `limit` and the next cursor (null = end). */
+  /** In append order; `cursor` 0 = from the start; answers at most `limit` and the next cursor (null = end). */
   listRepos(cursor: number, limit: number): Promise<{ repos: ListedRepo[]; cursor: number | null }>;
+  /** The first one behind a cursor that is active; null: there is none within MAX_PLACES_LOOKED_AHEAD. */
+  firstActiveRepo(after: number): Promise<ListedRepo | null>;
   /** DID hashes are the caller's business: gives the DIDs with an own status that forbids replay (takendown). */
   takedowns(): Promise<string[]>;
   rejectionsOfHost(hostId: number, limit: number): Promise<RejectionRow[]>;

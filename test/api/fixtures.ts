@@ -104,6 +104,10 @@ export const startApi = (
       const repos = later.slice(0, limit);
       return { repos, cursor: later.length > limit ? repos[repos.length - 1]!.id : null };
     },
+    firstActiveRepo: async (after: number) =>
+      (world.repos ?? []).find(
+        (repo) => repo.id > after && repo.ownStatus === null && repo.upstreamStatus === null,
+      ) ?? null,
     rejectionsOfHost: async () => world.rejections ?? [],
     rejectionsOfAccount: async () => world.rejections ?? [],
     gapsOfHost: async () => world.gaps ?? [],

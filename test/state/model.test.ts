@@ -115,7 +115,8 @@ test('any sequence of flushes leaves what the model leaves', async () => {
         cursor = page.cursor;
         expect(page.repos.length > 0 || cursor === null).toBe(true);
       }
-      expect(listed).toEqual(expected.listed);
+      const withCommit = (did: string): boolean => expected.accounts.get(did)!.commit !== null;
+      expect(listed).toEqual(expected.listed.filter(withCommit));
       expect(await state.takedowns()).toEqual(
         [...expected.accounts.values()]
           .filter((row) => row.ownStatus === 'takendown')

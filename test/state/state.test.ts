@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test';
-import { type DatabaseState, openState } from '../../src/state/state.ts';
+import { type DatabaseState, MAX_PLACES_LOOKED_AHEAD, openState } from '../../src/state/state.ts';
 import type { GapRow, RejectionRow } from '../../src/state/types.ts';
 import { type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
 import { account, digest, flushOf, newHost, tid } from './samples.ts';
@@ -277,6 +277,43 @@ describe('listRepos', () => {
       { did: 'did:plc:later', commit: digest(9), rev: tid(9), ownStatus: null, upstreamStatus: null },
     ]);
     expect(rest.cursor).toBeNull();
+  });
+
+  test('passes by repos without a commit, however many, within one page', async () => {
+    await emptyTables();
+    const bare = Array.from({ length: 50 }, (_, at) => account(`did:plc:bare${at}`, { commit: null }));
+    await state.flush(flushOf(1, { accounts: bare }));
+    await state.flush(flushOf(2, { accounts: [account('did:plc:whole')] }));
+    const page = await state.listRepos(0, 1);
+    expect(page.repos.map((repo) => repo.did)).toEqual(['did:plc:whole']);
+    expect(page.cursor).toBeNull();
+  });
+
+  test('finds the first active repo behind a place, but does not look for it too far', async () => {
+    await emptyTables();
+    const add = async (did: string, fields: Parameters<typeof account>[1] = {}) => {
+      await state.flush(flushOf(1, { accounts: [account(did, fields)] }));
+      const [row] = await temporary.sql`select append_id from accounts where did = ${did}`;
+      return Number(row!.append_id);
+    };
+    const first = await add('did:plc:first');
+    await add('did:plc:taken', { ownStatus: 'takendown' });
+    await add('did:plc:away', { upstreamStatus: 'deactivated' });
+    await add('did:plc:bare', { commit: null });
+    const next = await add('did:plc:next');
+    expect((await state.firstActiveRepo(first - 1))?.did).toBe('did:plc:first');
+    expect(await state.firstActiveRepo(first)).toEqual({
+      did: 'did:plc:next',
+      commit: digest(1),
+      rev: tid(1),
+      ownStatus: null,
+      upstreamStatus: null,
+    });
+    expect(await state.firstActiveRepo(next)).toBeNull();
+    await temporary.sql`update accounts set append_id = ${first + MAX_PLACES_LOOKED_AHEAD} where append_id = ${next}`;
+    expect((await state.firstActiveRepo(first))?.did).toBe('did:plc:next');
+    await temporary.sql`update accounts set append_id = append_id + 1 where did = 'did:plc:next'`;
+    expect(await state.firstActiveRepo(first)).toBeNull();
   });
 });
 
