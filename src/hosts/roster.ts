@@ -139,8 +139,6 @@ export interface HostRoster extends Roster {
   /** How many accounts the host may have. */
   accountLimitOf(host: HostState): number;
   markDirty(host: HostState): void;
-  /** A stretch of the host's stream that we know we did not get. */
-  recordGap(host: HostState, fromSeq: number, toSeq: number, why: string): void;
   /** Rows of all hosts that changed since the last call, and the notes. They are the caller's now. */
   takeDirty(): Dirty;
   /** Storing failed: hosts and notes count as changed again. */
@@ -155,7 +153,7 @@ export interface HostRoster extends Roster {
     source: HostSource,
   ): Promise<{ readonly added: number; readonly known: number; readonly refused: number }>;
 
-  // The operator. false: unknown host.
+  // The operator. false: unknown host. They throw a RangeError for what is no limit: no number, or below 0.
   setAccountLimit(hostname: string, limit: number | null): boolean;
   setEventsPerSecondLimit(hostname: string, perSecond: number | null): boolean;
   /** Takes effect with the host's next connection. */
@@ -237,10 +235,13 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     list.push(item);
   };
 
-  const recordGap = (host: HostState, fromSeq: number, toSeq: number, why: string): void => {
+  /** What the host sent after this cursor may be lost; up to where, nobody knows. */
+  const recordGap = (host: HostState, cursor: number, why: string): void => {
     counters.gaps++;
-    note(gaps, { hostId: host.hostId, fromSeq, toSeq, why, atMs: clock.nowMs() });
-    deps.log?.('warn', 'gap in the stream of a host', { host: host.hostname, fromSeq, toSeq, why });
+    // A host may number as high as there are seqs: after the last one comes none.
+    const fromSeq = Math.min(cursor + 1, Number.MAX_SAFE_INTEGER);
+    note(gaps, { hostId: host.hostId, fromSeq, toSeq: 0, why, atMs: clock.nowMs() });
+    deps.log?.('warn', 'gap in the stream of a host', { host: host.hostname, fromSeq, why });
   };
 
   // ---- limits ----
@@ -297,7 +298,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
 
   const giveUpCursor = (host: HostState, cursor: number, cause: GapCause): void => {
     counters.cursorResets++;
-    recordGap(host, cursor + 1, 0, GAP_WORDS[cause]);
+    recordGap(host, cursor, GAP_WORDS[cause]);
   };
 
   const connect = (host: HostState): void => {
@@ -660,7 +661,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       const host = byId.get(hostId);
       if (host === undefined || name !== 'OutdatedCursor') return;
       if (host.cursorAtConnect > 0)
-        recordGap(host, host.cursorAtConnect + 1, 0, `outdated_cursor: ${message.slice(0, 200)}`);
+        recordGap(host, host.cursorAtConnect, `outdated_cursor: ${message.slice(0, 200)}`);
     },
     paused(hostId, pausedFor) {
       const host = byId.get(hostId);
@@ -694,7 +695,6 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     markDirty(host) {
       dirty.add(host);
     },
-    recordGap,
     takeDirty() {
       const taken = {
         hosts: Array.from(dirty, (host) => rowOf(host, statusOf(host))),
@@ -778,6 +778,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     },
 
     setAccountLimit(hostname, limit) {
+      if (limit !== null && !(Number.isSafeInteger(limit) && limit >= 0))
+        throw new RangeError('an account limit is a whole number of accounts');
       const host = find(hostname);
       if (host === undefined) return false;
       host.accountLimit = limit;
@@ -786,6 +788,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       return true;
     },
     setEventsPerSecondLimit(hostname, perSecond) {
+      if (perSecond !== null && !(Number.isFinite(perSecond) && perSecond >= 0))
+        throw new RangeError('a limit of events per second is a number');
       const host = find(hostname);
       if (host === undefined) return false;
       host.eventsPerSecondLimit = perSecond;

@@ -3,7 +3,15 @@
  */
 
 import { APPEND_LOCK_KEY, ConnectionLostError, type Param, type Session } from './connections.ts';
-import { booleanArray, bytesArray, integerArray, numberArray, storableText, textArray } from './literals.ts';
+import {
+  booleanArray,
+  bytesArray,
+  integerArray,
+  numberArray,
+  storableNumber,
+  storableText,
+  textArray,
+} from './literals.ts';
 import { keyTypeNumber } from './rows.ts';
 import type { AccountRow, Flush, GapRow, HostRow, RejectionRow } from './types.ts';
 
@@ -177,14 +185,16 @@ const INSERT_REJECTIONS = `
 insert into rejections (host_id, did, reason, detail, upstream_seq, rev, at_ms)
 select * from unnest($1::integer[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[])`;
 
+// Rejections and gaps explain what hosts sent, and are kept until they are stored: one that is strange must not hold
+// up accounts and cursors for ever.
 const rejectionParams = (rows: readonly RejectionRow[]): Param[] => [
   integerArray(rows.map((row) => row.hostId)),
   textArray(rows.map((row) => storableText(row.did, MAX_REJECTED_DID_CHARS))),
   textArray(rows.map((row) => storableText(row.reason, MAX_REASON_CHARS))),
   textArray(rows.map((row) => storableText(row.detail, MAX_DETAIL_CHARS))),
-  integerArray(rows.map((row) => row.upstreamSeq)),
+  integerArray(rows.map((row) => storableNumber(row.upstreamSeq))),
   textArray(rows.map((row) => storableText(row.rev, MAX_REV_CHARS))),
-  integerArray(rows.map((row) => row.atMs)),
+  integerArray(rows.map((row) => storableNumber(row.atMs))),
 ];
 
 const INSERT_GAPS = `
@@ -193,10 +203,10 @@ select * from unnest($1::integer[], $2::bigint[], $3::bigint[], $4::text[], $5::
 
 const gapParams = (rows: readonly GapRow[]): Param[] => [
   integerArray(rows.map((row) => row.hostId)),
-  integerArray(rows.map((row) => row.fromSeq)),
-  integerArray(rows.map((row) => row.toSeq)),
+  integerArray(rows.map((row) => storableNumber(row.fromSeq))),
+  integerArray(rows.map((row) => storableNumber(row.toSeq))),
   textArray(rows.map((row) => storableText(row.why, MAX_DETAIL_CHARS))),
-  integerArray(rows.map((row) => row.atMs)),
+  integerArray(rows.map((row) => storableNumber(row.atMs))),
 ];
 
 const pruneOldest = (table: 'rejections' | 'gaps'): string => `

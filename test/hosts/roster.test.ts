@@ -8,6 +8,8 @@ import {
 } from '../../src/hosts/lifecycle.ts';
 import { connectedUntil, MAX_HOSTS, MAX_OPENING, normalizeDomain } from '../../src/hosts/roster.ts';
 import type { CloseOutcome } from '../../src/hosts/types.ts';
+import type { Session } from '../../src/state/connections.ts';
+import { applyFlush } from '../../src/state/flush.ts';
 import { fakeClock, rosterWith, row, seeded } from './fakes.ts';
 
 const DROPPED: CloseOutcome = { kind: 'closed', code: 1006, reason: '' };
@@ -521,19 +523,54 @@ describe('what is to be stored', () => {
     });
     expect(dirty.hosts.find(({ hostId }) => hostId === 2)).toMatchObject({ failures: 1, status: 'offline' });
     expect(roster.takeDirty().hosts).toEqual([]);
-    roster.recordGap(host, 1, 2, 'test');
+    roster.info(1, 'OutdatedCursor', 'newer');
     roster.giveBack({ ...dirty, gaps: [{ hostId: 2, fromSeq: 0, toSeq: 0, why: 'older', atMs: 0 }] });
     const again = roster.takeDirty();
     expect(again.hosts.length).toBe(2);
-    expect(again.gaps.map(({ why }) => why)).toEqual(['older', 'test']);
+    expect(again.gaps.map(({ why }) => why)).toEqual(['older', 'outdated_cursor: newer']);
     expect(roster.getById(1)).toMatchObject({ eventsSinceStart: 1, rejectionsSinceStart: { rev_stale: 2 } });
   });
 
   test('is bounded when the database is away', () => {
-    const { roster } = rosterWith({ rows: [row(1)] });
-    for (let n = 0; n < 10_500; n++) roster.recordGap(roster.host(1)!, n, 0, 'test');
+    const { roster, time } = rosterWith({ rows: [row(1, { cursor: 3 })] });
+    roster.start();
+    time.advance(1_000);
+    for (let n = 0; n < 10_500; n++) roster.info(1, 'OutdatedCursor', 'again');
     expect(roster.takeDirty().gaps.length).toBe(10_000);
     expect(roster.counters.notesDropped).toBe(500);
+  });
+
+  test('can be stored, whatever the cursor of a host was and whatever an operator would set', async () => {
+    const session = { backendPid: 1, query: async () => Object.assign([{ pid: 1 }], { count: 0 }) };
+    const number = fc.oneof(fc.double(), fc.maxSafeInteger());
+    await fc.assert(
+      fc.asyncProperty(
+        fc.oneof(fc.maxSafeNat(), fc.constant(Number.MAX_SAFE_INTEGER)),
+        number,
+        number,
+        async (cursor, accountLimit, perSecond) => {
+          const { roster, time, close } = rosterWith({ rows: [row(1, { cursor })] });
+          roster.start();
+          time.advance(1_000);
+          roster.opened(1, '');
+          roster.info(1, 'OutdatedCursor', '');
+          close(1, { kind: 'error_frame', error: 'FutureCursor', message: '' });
+          for (const set of [
+            () => roster.setAccountLimit('host1.pds.net', accountLimit),
+            () => roster.setEventsPerSecondLimit('host1.pds.net', perSecond),
+          ])
+            try {
+              set();
+            } catch (error) {
+              expect(error).toBeInstanceOf(RangeError);
+            }
+          const dirty = roster.takeDirty();
+          for (const { fromSeq } of dirty.gaps) expect(fromSeq).toBeGreaterThan(0);
+          await applyFlush(session as unknown as Session, { position: 1, accounts: [], ...dirty });
+        },
+      ),
+      { numRuns: 200 },
+    );
   });
 });
 

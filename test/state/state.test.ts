@@ -184,6 +184,32 @@ describe('a flush', () => {
     expect(await state.loadAccounts(['did:plc:nan'])).toEqual([]);
   });
 
+  test('with an explanation that cannot be stored as it is stores what it can of it, and all the rest', async () => {
+    await emptyTables();
+    const rejection = {
+      hostId: 4_242,
+      did: 'did:plc:\u0000',
+      reason: 'car_invalid',
+      detail: 'x'.repeat(10_000),
+      rev: '',
+      atMs: 1,
+    };
+    const gap = { hostId: 4_242, toSeq: 0, why: 'test', atMs: 1 };
+    const seqs = [2 ** 53, Number.NaN, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY, -1, 1.5];
+    await state.flush(
+      flushOf(7, {
+        accounts: [account('did:plc:beside')],
+        rejections: seqs.map((upstreamSeq) => ({ ...rejection, upstreamSeq })),
+        gaps: seqs.map((fromSeq) => ({ ...gap, fromSeq })),
+      }),
+    );
+    const stored = [2 ** 53 - 1, 0, 0, 2 ** 53 - 1, 0, 1].reverse();
+    expect((await state.rejectionsOfHost(4_242, 10)).map((row) => row.upstreamSeq)).toEqual(stored);
+    expect((await state.gapsOfHost(4_242, 10)).map((row) => row.fromSeq)).toEqual(stored);
+    expect(await state.position()).toBe(7);
+    expect(await one('did:plc:beside')).toBeDefined();
+  });
+
   test('may be asked for while another is under way', async () => {
     const all = Array.from({ length: 8 }, (_, i) =>
       state.flush(flushOf(1, { accounts: [account('did:plc:busy', { rev: tid(100 + i) })] })),
