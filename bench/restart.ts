@@ -77,6 +77,7 @@ const fill = async (dataDir: string, accounts: number, hosts: number): Promise<v
       validation: null,
       createdAtMs: nowMs,
       lastEventAtMs: nowMs,
+      connectedUntilMs: nowMs,
       failures: 0,
     });
   }

@@ -91,6 +91,7 @@ export const rowOf = (host: HostState, status: string): HostRow => {
     validation: host.validation,
     createdAtMs: host.createdAtMs,
     lastEventAtMs: host.lastEventAtMs,
+    connectedUntilMs: host.life.connectedUntilMs,
     failures: host.life.failures,
   };
 };
@@ -109,5 +110,6 @@ export const newHostRow = (
   eventsPerSecondLimit: null,
   validation: null,
   lastEventAtMs: 0,
+  connectedUntilMs: null,
   failures: 0,
 });

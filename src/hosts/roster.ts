@@ -18,7 +18,6 @@ import {
   type GapCause,
   type Life,
   type LifeInput,
-  MAX_RETRY_AFTER_MS,
   newLife,
   nextWakeMs,
   step,
@@ -181,16 +180,6 @@ export const normalizeDomain = (text: string): string | null => {
   return domain;
 };
 
-/**
- * When we were last connected to a host that comes from the database: where it was fine, until the last event of
- * any host (that is when we stopped); where it was failing, not longer before that than its failures took.
- */
-export const connectedUntil = (row: HostRow, lastRunMs: number): number => {
-  const known = Math.max(row.lastEventAtMs, row.createdAtMs);
-  if (row.status === 'offline') return Math.max(known, lastRunMs - row.failures * MAX_RETRY_AFTER_MS);
-  return row.banned ? known : Math.max(known, lastRunMs);
-};
-
 export const createRoster = (deps: RosterDeps): HostRoster => {
   const { ingest, clock, random, config } = deps;
   const byId = new Map<number, HostState>();
@@ -336,7 +325,12 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       if (life.phase !== 'waiting' && ready.delete(host)) counters.waitingForSlot--;
     }
     counters.wanted += Number(before.status === 'banned') - Number(life.status === 'banned');
-    if (life.status !== before.status || life.failures !== before.failures) dirty.add(host);
+    if (
+      life.status !== before.status ||
+      life.failures !== before.failures ||
+      life.connectedUntilMs !== before.connectedUntilMs
+    )
+      dirty.add(host);
     for (const effect of effects) {
       switch (effect.kind) {
         case 'reset_cursor':
@@ -422,7 +416,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
 
   // ---- the table ----
 
-  const adopt = (row: HostRow, firstAttemptAtMs: number, connectedUntilMs: number): HostState => {
+  const adopt = (row: HostRow, firstAttemptAtMs: number): HostState => {
     const host: HostState = {
       hostId: row.hostId,
       hostname: row.hostname,
@@ -440,7 +434,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
         status: row.status,
         failures: row.failures,
         firstAttemptAtMs,
-        connectedUntilMs,
+        connectedUntilMs: row.connectedUntilMs,
       }),
       ownBan: row.banned,
       trusted: isTrusted(withoutPort(row.hostname), config.trustedDomains),
@@ -484,10 +478,11 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       return Promise.resolve(null);
     }
     const store = async (): Promise<HostState> => {
-      const nowMs = clock.nowMs();
       const { hostname, secure, source } = entry;
-      const row = await deps.state.insertHost(newHostRow({ hostname, secure, source, createdAtMs: nowMs }));
-      const host = adopt(row, nextRampMs(clock.nowMs()), nowMs);
+      const row = await deps.state.insertHost(
+        newHostRow({ hostname, secure, source, createdAtMs: clock.nowMs() }),
+      );
+      const host = adopt(row, nextRampMs(clock.nowMs()));
       arm();
       return host;
     };
@@ -522,10 +517,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
   });
 
   const startedAtMs = clock.nowMs();
-  const lastRunMs = deps.rows.reduce((latest, row) => Math.max(latest, row.lastEventAtMs), 0);
   // Ids grow with age, and `list` promises oldest first.
-  for (const row of deps.rows.toSorted((a, b) => a.hostId - b.hostId))
-    adopt(row, startedAtMs, connectedUntil(row, lastRunMs));
+  for (const row of deps.rows.toSorted((a, b) => a.hostId - b.hostId)) adopt(row, startedAtMs);
 
   const crawl = createCrawl({
     roster: {

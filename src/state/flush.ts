@@ -146,21 +146,22 @@ const accountParams = (rows: readonly AccountRow[]): Param[] => [
 
 const UPSERT_HOSTS = `
 insert into hosts (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, account_limit,
-  events_per_second_limit, validation, created_at_ms, last_event_at_ms, failures)
+  events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
 select row.host_id, row.hostname, row.secure, row.source, row.banned, row.status, row.cursor, row.ahead::bigint[],
   row.account_count, row.account_limit, row.events_per_second_limit, row.validation, row.created_at_ms,
-  row.last_event_at_ms, row.failures
+  row.last_event_at_ms, row.connected_until_ms, row.failures
 from unnest($1::integer[], $2::text[], $3::boolean[], $4::text[], $5::boolean[], $6::text[], $7::bigint[],
-  $8::text[], $9::bigint[], $10::bigint[], $11::float8[], $12::text[], $13::bigint[], $14::bigint[], $15::integer[])
+  $8::text[], $9::bigint[], $10::bigint[], $11::float8[], $12::text[], $13::bigint[], $14::bigint[], $15::bigint[],
+  $16::integer[])
   as row (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, account_limit,
-    events_per_second_limit, validation, created_at_ms, last_event_at_ms, failures)
+    events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
 on conflict (host_id) do update set
   hostname = excluded.hostname, secure = excluded.secure, source = excluded.source, banned = excluded.banned,
   status = excluded.status, cursor = excluded.cursor, ahead = excluded.ahead,
   account_count = excluded.account_count, account_limit = excluded.account_limit,
   events_per_second_limit = excluded.events_per_second_limit, validation = excluded.validation,
   created_at_ms = excluded.created_at_ms, last_event_at_ms = excluded.last_event_at_ms,
-  failures = excluded.failures`;
+  connected_until_ms = excluded.connected_until_ms, failures = excluded.failures`;
 
 const hostParams = (rows: readonly HostRow[]): Param[] => [
   integerArray(rows.map((row) => row.hostId)),
@@ -178,6 +179,7 @@ const hostParams = (rows: readonly HostRow[]): Param[] => [
   textArray(rows.map((row) => row.validation)),
   integerArray(rows.map((row) => row.createdAtMs)),
   integerArray(rows.map((row) => row.lastEventAtMs)),
+  integerArray(rows.map((row) => row.connectedUntilMs)),
   integerArray(rows.map((row) => row.failures)),
 ];
 

@@ -41,5 +41,6 @@ export const hostFromRecord = (record: typeof hosts.$inferSelect): HostRow => ({
   validation: record.validation as HostRow['validation'],
   createdAtMs: record.createdAtMs,
   lastEventAtMs: record.lastEventAtMs,
+  connectedUntilMs: record.connectedUntilMs,
   failures: record.failures,
 });

@@ -72,6 +72,7 @@ export const hosts = pgTable('hosts', {
   accountCount: number().notNull(),
   createdAtMs: number().notNull(),
   lastEventAtMs: number().notNull(),
+  connectedUntilMs: number(),
   eventsPerSecondLimit: doublePrecision(),
   /** Numbered by us, and never used again: log records name hosts by this number. */
   hostId: integer().primaryKey(),

@@ -49,6 +49,8 @@ export interface HostRow {
   readonly createdAtMs: number;
   /** ms of the last event we took from it; 0 = never. */
   readonly lastEventAtMs: number;
+  /** ms when we were last known to be connected, at most an hour old while we are; null = not known. */
+  readonly connectedUntilMs: number | null;
   /** Consecutive failures, for the backoff to go on after a restart. */
   readonly failures: number;
 }

@@ -26,6 +26,7 @@ export const aHost = (
     validation: null,
     createdAtMs: 1_700_000_000_000,
     lastEventAtMs: 1_700_000_500_000,
+    connectedUntilMs: 1_700_000_600_000,
     failures: 0,
     ...row,
   },

@@ -117,6 +117,7 @@ export const row = (hostId: number, over: Partial<HostRow> = {}): HostRow => ({
   validation: null,
   createdAtMs: Date.UTC(2026, 9, 1),
   lastEventAtMs: Date.UTC(2026, 10, 1) - 60_000,
+  connectedUntilMs: null,
   failures: 0,
   ...over,
 });

@@ -6,7 +6,7 @@ import {
   MAX_RETRY_AFTER_MS,
   STABLE_MS,
 } from '../../src/hosts/lifecycle.ts';
-import { connectedUntil, MAX_HOSTS, MAX_OPENING, normalizeDomain } from '../../src/hosts/roster.ts';
+import { MAX_HOSTS, MAX_OPENING, normalizeDomain } from '../../src/hosts/roster.ts';
 import type { CloseOutcome } from '../../src/hosts/types.ts';
 import type { Session } from '../../src/state/connections.ts';
 import { applyFlush } from '../../src/state/flush.ts';
@@ -411,31 +411,35 @@ describe('the cursor of a host', () => {
     expect(roster.takeDirty().gaps).toMatchObject([{ fromSeq: 901, why: 'outdated_cursor: too old' }]);
   });
 
-  test('is as old as the time since we were last connected, not as the last event', () => {
+  test('is as old as the time since we were last connected, whatever it or others sent since', () => {
+    const hour = 3_600_000;
     const nowMs = fakeClock().clock.nowMs();
-    const day = 86_400_000;
-    const quiet = row(1, { lastEventAtMs: nowMs - 90 * day, createdAtMs: 0 });
-    expect(connectedUntil(quiet, nowMs - day)).toBe(nowMs - day);
-    const failing = row(1, { ...quiet, status: 'offline', failures: 24 });
-    expect(connectedUntil(failing, nowMs)).toBe(nowMs - day);
-    const { roster, time, ingest } = rosterWith({
-      rows: [
-        row(1, { cursor: 5, lastEventAtMs: nowMs - 90 * day, createdAtMs: 0 }),
-        row(2, {
-          cursor: 6,
-          lastEventAtMs: nowMs - 90 * day,
-          createdAtMs: 0,
-          status: 'offline',
-          failures: 500,
-        }),
-        row(3, { lastEventAtMs: nowMs - 60_000 }),
-      ],
-    });
-    roster.start();
-    time.advance(10 * 60_000);
-    expect(ingest.live.get(1)!.cursor).toBe(5);
-    expect(ingest.live.get(2)!.cursor).toBeNull();
-    expect(roster.takeDirty().gaps).toMatchObject([{ hostId: 2, fromSeq: 7 }]);
+    const quiet = { createdAtMs: 0, lastEventAtMs: nowMs - 90 * 24 * hour };
+    for (const others of [
+      [],
+      [row(9, { connectedUntilMs: nowMs - 60_000, lastEventAtMs: nowMs - 60_000 })],
+    ]) {
+      const { roster, time, ingest } = rosterWith({
+        rows: [
+          row(1, { ...quiet, cursor: 5, connectedUntilMs: nowMs - hour }),
+          row(2, {
+            ...quiet,
+            cursor: 6,
+            connectedUntilMs: nowMs - 71 * hour,
+            status: 'offline',
+            failures: 500,
+          }),
+          row(3, { ...quiet, cursor: 7, connectedUntilMs: nowMs - 73 * hour }),
+          // As older versions stored it.
+          row(4, { ...quiet, cursor: 8, connectedUntilMs: null, status: 'offline', failures: 500 }),
+          ...others,
+        ],
+      });
+      roster.start();
+      time.advance(10 * 60_000);
+      expect([1, 2, 3, 4].map((hostId) => ingest.live.get(hostId)!.cursor)).toEqual([5, 6, null, 8]);
+      expect(roster.takeDirty().gaps).toMatchObject([{ hostId: 3, fromSeq: 8 }]);
+    }
   });
 });
 
@@ -529,6 +533,44 @@ describe('what is to be stored', () => {
     expect(again.hosts.length).toBe(2);
     expect(again.gaps.map(({ why }) => why)).toEqual(['older', 'outdated_cursor: newer']);
     expect(roster.getById(1)).toMatchObject({ eventsSinceStart: 1, rejectionsSinceStart: { rev_stale: 2 } });
+  });
+
+  test('tells of each host, within the hour, when it was last connected, and the hosts share out the hour', () => {
+    const hosts = 3_000;
+    const { roster, time, ingest } = rosterWith({
+      rows: Array.from({ length: hosts }, (_, n) => row(n + 1, { cursor: 1 })),
+    });
+    roster.start();
+    for (const untilMs = time.clock.nowMs() + 60_000; time.clock.nowMs() < untilMs; time.advance(100))
+      for (const hostId of ingest.live.keys()) roster.opened(hostId, '');
+    expect(roster.counters.connected).toBe(hosts);
+    const stored = new Map<number, number>();
+    const perMinute: number[] = [];
+    for (let minute = 0; minute < 6 * 60; minute++) {
+      time.advance(60_000);
+      const { hosts: rows } = roster.takeDirty();
+      perMinute.push(rows.length);
+      for (const { hostId, connectedUntilMs } of rows) stored.set(hostId, connectedUntilMs!);
+      if (minute < 5) continue;
+      expect(stored.size).toBe(hosts);
+      expect(time.clock.nowMs() - Math.min(...stored.values())).toBeLessThanOrEqual(3_600_000 + 60_000);
+    }
+    expect(Math.max(...perMinute.slice(120))).toBeLessThan(hosts / 15);
+  });
+
+  test('tells when a host was last connected as soon as its connection ends, by itself or by our stop', async () => {
+    const { roster, time, ingest, close } = rosterWith({ rows: [row(1), row(2), row(3)] });
+    ingest.hooks.disconnected = (hostId) => close(hostId, { kind: 'stopped' });
+    roster.start();
+    time.advance(1_000);
+    for (const hostId of [1, 2]) roster.opened(hostId, '');
+    time.advance(30 * 60_000);
+    const connectedUntilMs = time.clock.nowMs();
+    close(1, DROPPED);
+    expect(roster.takeDirty().hosts.find(({ hostId }) => hostId === 1)).toMatchObject({ connectedUntilMs });
+    await roster.stop();
+    expect(roster.takeDirty().hosts).toMatchObject([{ hostId: 2, connectedUntilMs }]);
+    expect(roster.getById(3)!.row.connectedUntilMs).toBeNull();
   });
 
   test('is bounded when the database is away', () => {

@@ -52,6 +52,7 @@ const hostRow: fc.Arbitrary<HostRow> = fc.integer({ min: 1, max: 5 }).chain((hos
     validation: fc.constantFrom('strict', 'lenient', null),
     createdAtMs: fc.maxSafeNat(),
     lastEventAtMs: fc.maxSafeNat(),
+    connectedUntilMs: fc.option(fc.maxSafeNat()),
     failures: fc.nat(),
   }),
 );

@@ -40,6 +40,7 @@ export const newHost = (hostname: string, fields: Partial<HostRow> = {}): Omit<H
   validation: null,
   createdAtMs: 1_700_000_000_000,
   lastEventAtMs: 0,
+  connectedUntilMs: null,
   failures: 0,
   ...fields,
 });

@@ -248,6 +248,7 @@ describe('hosts', () => {
       validation: 'lenient' as const,
       createdAtMs: 1,
       lastEventAtMs: 2,
+      connectedUntilMs: 4,
       failures: 3,
     };
     await state.flush(flushOf(1, { hosts: [host, changed] }));
