@@ -28,7 +28,7 @@ export interface HostState {
 
   // ---- written by the sequencer ----
   /**
-   * Upstream seq up to which everything is in our log or dropped on purpose; 0 = none, start live. May run ahead of
+   * Upstream seq up to which everything is in our log or dropped on purpose; 0 = nothing came yet. May run ahead of
    * the disk: a row taken by `takeDirty` may be stored only when all that was appended before is durable.
    * Never write what came in under an older `cursorEpoch`.
    */
@@ -66,7 +66,8 @@ export interface HostState {
   pausedFor: HostView['pausedFor'];
 
   // ---- of the running or last connection, written by the roster ----
-  cursorAtConnect: number;
+  /** What it was asked to begin after; null = live. */
+  cursorAtConnect: number | null;
   eventsAtConnect: number;
   /** Cursor put aside while a connection without it is tried. */
   heldCursor: { readonly cursor: number; readonly ahead: Set<number> } | null;

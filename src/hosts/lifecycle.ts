@@ -68,7 +68,10 @@ export interface Life {
   readonly openedAtMs: number | null;
   /** Set in `open` and only there: when it is noted next that the connection lasts. */
   readonly nextNoteAtMs: number | null;
-  /** When we were last known to be connected: the age of the cursor. null: not known. */
+  /**
+   * When we were last known to be connected and to get all that is sent: the age of the cursor. null: not known, or
+   * not since the cursor was given up.
+   */
   readonly connectedUntilMs: number | null;
 }
 
@@ -190,7 +193,7 @@ const tick = (life: Life, hasCursor: boolean, nowMs: number, random: number): St
   };
   if (hasCursor && life.connectedUntilMs !== null && nowMs - life.connectedUntilMs > MAX_CURSOR_AGE_MS)
     return {
-      life: { ...connecting, cursorFailures: 0 },
+      life: { ...connecting, cursorFailures: 0, connectedUntilMs: null },
       effects: [{ kind: 'reset_cursor', cause: 'cursor_too_old' }, { kind: 'connect' }],
     };
   if (
@@ -225,7 +228,9 @@ const closed = (life: Life, input: LifeInput & { kind: 'closed' }, nowMs: number
     nextNoteAtMs: null,
     trial: false,
   };
-  if (life.openedAtMs !== null) after.connectedUntilMs = nowMs;
+  // Of a short one without a cursor nobody knows whether it brought what was sent meanwhile.
+  if (life.openedAtMs !== null && (input.hasCursor || input.progressed || input.events > 0 || stable))
+    after.connectedUntilMs = nowMs;
   after.openedAtMs = null;
   if (life.trial) {
     after.cursorFailures = 0;
@@ -249,6 +254,7 @@ const closed = (life: Life, input: LifeInput & { kind: 'closed' }, nowMs: number
   if (futureCursor) {
     effects.push({ kind: 'reset_cursor', cause: 'future_cursor' });
     after.cursorFailures = 0;
+    after.connectedUntilMs = null;
   }
 
   const forgiven = stable ? 0 : life.failures;

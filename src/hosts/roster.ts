@@ -290,16 +290,23 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     recordGap(host, cursor, GAP_WORDS[cause]);
   };
 
-  const connect = (host: HostState): void => {
+  /**
+   * What a host is asked to begin after; null: live. One that has sent nothing since we are connected to it has no
+   * cursor, but what it sends while we are away is in its window: it is asked for its oldest event (0).
+   */
+  const resumeCursor = ({ cursor, life }: HostState): number | null =>
+    cursor > 0 || life.connectedUntilMs !== null ? cursor : null;
+
+  const connect = (host: HostState, cursor: number | null): void => {
     counters.attempts++;
-    host.cursorAtConnect = host.cursor;
+    host.cursorAtConnect = cursor;
     host.eventsAtConnect = host.eventsSinceStart;
     host.limits = freshLimits(host);
     ingest.connect({
       hostId: host.hostId,
       hostname: host.hostname,
       secure: host.secure,
-      cursor: host.cursor === 0 ? null : host.cursor,
+      cursor,
       skip: [...host.ahead],
       limits: host.limits,
       validation: host.validation ?? config.validation,
@@ -341,7 +348,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
         case 'connect_trial':
           host.heldCursor = { cursor: host.cursor, ahead: host.ahead };
           setCursor(host, 0, new Set());
-          connect(host);
+          connect(host, null);
           break;
         case 'trial_kept':
           if (host.heldCursor !== null) giveUpCursor(host, host.heldCursor.cursor, 'cursor_fails');
@@ -353,7 +360,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
           host.heldCursor = null;
           break;
         case 'connect':
-          connect(host);
+          connect(host, resumeCursor(host));
           break;
         case 'disconnect':
           ingest.disconnect(host.hostId);
@@ -365,7 +372,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     arm();
   };
 
-  const tick = (host: HostState): void => apply(host, { kind: 'tick', hasCursor: host.cursor > 0 });
+  const tick = (host: HostState): void =>
+    apply(host, { kind: 'tick', hasCursor: resumeCursor(host) !== null });
 
   let filling = false;
   const fillSlots = (): void => {
@@ -450,7 +458,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       eventsSinceStart: 0,
       rejectionsSinceStart: {},
       pausedFor: null,
-      cursorAtConnect: 0,
+      cursorAtConnect: null,
       eventsAtConnect: 0,
       heldCursor: null,
       accountsAtLimits: 0,
@@ -579,8 +587,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       kind: 'closed',
       outcome,
       events: host.eventsSinceStart - host.eventsAtConnect,
-      progressed: host.cursor !== host.cursorAtConnect,
-      hasCursor: host.cursorAtConnect > 0,
+      progressed: host.cursor !== (host.cursorAtConnect ?? 0),
+      hasCursor: host.cursorAtConnect !== null,
     });
     if (stopping && sockets === 0) allClosed?.();
   };
@@ -653,7 +661,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     info(hostId, name, message) {
       const host = byId.get(hostId);
       if (host === undefined || name !== 'OutdatedCursor') return;
-      if (host.cursorAtConnect > 0)
+      // Asked for its oldest event it says so of what it sent before we were first connected.
+      if (host.cursorAtConnect !== null && host.cursorAtConnect > 0)
         recordGap(host, host.cursorAtConnect, `outdated_cursor: ${message.slice(0, 200)}`);
     },
     paused(hostId, pausedFor) {

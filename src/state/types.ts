@@ -36,7 +36,7 @@ export interface HostRow {
   readonly banned: boolean;
   /** active, idle, offline, throttled, banned: what listHosts shows. */
   readonly status: string;
-  /** Upstream seq up to which everything is durably in our log or deliberately dropped; 0 = never connected, start live. */
+  /** Upstream seq up to which everything is durably in our log or deliberately dropped; 0 = nothing came yet. */
   readonly cursor: number;
   /** Upstream seqs above `cursor` that are already in our log (events logged while an earlier one waits for an identity). */
   readonly ahead: readonly number[];
@@ -49,7 +49,10 @@ export interface HostRow {
   readonly createdAtMs: number;
   /** ms of the last event we took from it; 0 = never. */
   readonly lastEventAtMs: number;
-  /** ms when we were last known to be connected, at most an hour old while we are; null = not known. */
+  /**
+   * ms when we were last known to be connected and to get all that is sent, at most an hour old while we are; null =
+   * not known. With a cursor of 0: null = start live, else from the host's oldest event.
+   */
   readonly connectedUntilMs: number | null;
   /** Consecutive failures, for the backoff to go on after a restart. */
   readonly failures: number;

@@ -443,6 +443,110 @@ describe('the cursor of a host', () => {
   });
 });
 
+describe('a host that has sent nothing yet', () => {
+  const open = (over: Parameters<typeof row>[1] = {}) => {
+    const made = rosterWith({ rows: [row(1, over)] });
+    made.roster.start();
+    made.time.advance(1_000);
+    /** Lets it connect; what it is asked to begin with. */
+    const next = () => {
+      while (!made.ingest.live.has(1)) made.time.advance(1_000);
+      made.roster.opened(1, '');
+      return made.ingest.live.get(1)!.cursor;
+    };
+    /** As a process that starts anew would find it. */
+    const stored = () => made.roster.takeDirty().hosts.at(-1)!;
+    return { ...made, next, stored };
+  };
+
+  test('is followed live at first, and asked for its oldest event once a connection has lasted', () => {
+    const { time, next, close } = open();
+    expect(next()).toBeNull();
+    time.advance(STABLE_MS - 1);
+    close(1, DROPPED);
+    expect(next()).toBeNull();
+    time.advance(STABLE_MS);
+    close(1, DROPPED);
+    // However long the next ones last.
+    for (let n = 0; n < 3; n++) {
+      expect(next()).toBe(0);
+      close(1, DROPPED);
+    }
+  });
+
+  test('is asked so after a restart, too, by a stop or by a crash', () => {
+    const first = open();
+    first.next();
+    first.time.advance(STABLE_MS - 1);
+    expect(open(first.stored()).next()).toBeNull();
+    first.time.advance(1);
+    const crashed = open(first.stored());
+    expect(crashed.next()).toBe(0);
+    crashed.close(1, { kind: 'stopped' });
+    const stopped = open(crashed.stored());
+    expect(stopped.next()).toBe(0);
+    const host = stopped.roster.host(1)!;
+    host.cursor = 12;
+    stopped.roster.eventTaken(host);
+    expect(open(stopped.stored()).next()).toBe(12);
+  });
+
+  test('is no gap when it says that its oldest event is not its first', () => {
+    const { roster, time, next, close } = open();
+    next();
+    time.advance(STABLE_MS);
+    close(1, DROPPED);
+    expect(next()).toBe(0);
+    roster.info(1, 'OutdatedCursor', 'too old');
+    expect(roster.takeDirty().gaps).toEqual([]);
+  });
+
+  test('is followed live again, with a gap, when it cannot be asked so, or we were away for too long', () => {
+    const future: CloseOutcome = { kind: 'error_frame', error: 'FutureCursor', message: '' };
+    const { roster, time, ingest, next, close } = open({ connectedUntilMs: fakeClock().clock.nowMs() });
+    expect(next()).toBe(0);
+    close(1, future);
+    const { hosts, gaps } = roster.takeDirty();
+    expect(gaps).toMatchObject([{ fromSeq: 1, toSeq: 0 }]);
+    expect(hosts).toMatchObject([{ cursor: 0, connectedUntilMs: null }]);
+    expect(next()).toBeNull();
+    time.advance(STABLE_MS);
+    close(1, DROPPED);
+    expect(next()).toBe(0);
+    close(1, DROPPED);
+    expect(roster.takeDirty().gaps).toEqual([]);
+    const upAgainAtMs = time.clock.nowMs() + MAX_CURSOR_AGE_MS + MAX_BACKOFF_MS;
+    while (time.clock.nowMs() < upAgainAtMs) {
+      time.advance(60_000);
+      if (ingest.live.has(1)) close(1, { kind: 'unreachable', detail: '' });
+    }
+    expect(next()).toBeNull();
+    expect(roster.takeDirty().gaps).toMatchObject([{ fromSeq: 1, toSeq: 0 }]);
+  });
+
+  test('that had a cursor before is followed live where the cursor was given up', () => {
+    const { next, close } = open({ cursor: 900, connectedUntilMs: 1 });
+    expect(next()).toBeNull();
+    close(1, DROPPED);
+    expect(next()).toBeNull();
+  });
+
+  test('has a connection without a cursor tried when those with it keep failing', () => {
+    const { roster, time, next, close } = open({ connectedUntilMs: fakeClock().clock.nowMs() });
+    const cursors: (number | null)[] = [];
+    while (cursors.length < 60 && !cursors.includes(null)) {
+      cursors.push(next());
+      if (cursors.at(-1) !== null) close(1, DROPPED);
+    }
+    expect(cursors.at(-1)).toBeNull();
+    close(1, DROPPED);
+    expect(next()).toBe(0);
+    expect(roster.takeDirty().gaps).toEqual([]);
+    time.advance(STABLE_MS);
+    expect(roster.host(1)!.life.cursorFailures).toBe(0);
+  });
+});
+
 describe('limits', () => {
   test('follow the accounts of a host, live', () => {
     const { roster, time, ingest } = rosterWith({ rows: [row(1, { source: 'crawl' })] });
