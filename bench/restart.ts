@@ -72,6 +72,7 @@ const fill = async (dataDir: string, accounts: number, hosts: number): Promise<v
       cursor: 1_000,
       ahead: [],
       accountCount: Math.ceil(accounts / hosts),
+      expectedAccounts: 0,
       accountLimit: null,
       eventsPerSecondLimit: null,
       validation: null,

@@ -50,7 +50,7 @@ export interface HostState {
   /** Banned itself (not merely below a banned domain). */
   ownBan: boolean;
   trusted: boolean;
-  /** What the upstream relay counted; 0 = unknown. */
+  /** What the upstream relay counts; 0 = unknown. */
   expectedAccounts: number;
   accountLimit: number | null;
   eventsPerSecondLimit: number | null;
@@ -87,6 +87,7 @@ export const rowOf = (host: HostState, status: string): HostRow => {
     cursor: kept.cursor,
     ahead: kept.ahead.size === 0 ? [] : [...kept.ahead].sort((a, b) => a - b),
     accountCount: host.accountCount,
+    expectedAccounts: host.expectedAccounts,
     accountLimit: host.accountLimit,
     eventsPerSecondLimit: host.eventsPerSecondLimit,
     validation: host.validation,
@@ -107,6 +108,7 @@ export const newHostRow = (
   cursor: 0,
   ahead: [],
   accountCount: 0,
+  expectedAccounts: 0,
   accountLimit: null,
   eventsPerSecondLimit: null,
   validation: null,

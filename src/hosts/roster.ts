@@ -446,7 +446,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       }),
       ownBan: row.banned,
       trusted: isTrusted(withoutPort(row.hostname), config.trustedDomains),
-      expectedAccounts: 0,
+      expectedAccounts: row.expectedAccounts,
       accountLimit: row.accountLimit,
       eventsPerSecondLimit: row.eventsPerSecondLimit,
       validation: row.validation,
@@ -739,10 +739,11 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
           result.known++;
           raiseSource(host, source);
         }
-        if (accountCount !== undefined && Number.isSafeInteger(accountCount) && accountCount >= 0) {
-          host.expectedAccounts = accountCount;
-          renewLimits(host);
-        }
+        if (accountCount === undefined || !Number.isSafeInteger(accountCount) || accountCount < 0) continue;
+        if (accountCount === host.expectedAccounts) continue;
+        host.expectedAccounts = accountCount;
+        renewLimits(host);
+        dirty.add(host);
       }
       return result;
     },

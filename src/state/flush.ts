@@ -145,23 +145,24 @@ const accountParams = (rows: readonly AccountRow[]): Param[] => [
 ];
 
 const UPSERT_HOSTS = `
-insert into hosts (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, account_limit,
-  events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
+insert into hosts (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, expected_accounts,
+  account_limit, events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
 select row.host_id, row.hostname, row.secure, row.source, row.banned, row.status, row.cursor, row.ahead::bigint[],
-  row.account_count, row.account_limit, row.events_per_second_limit, row.validation, row.created_at_ms,
-  row.last_event_at_ms, row.connected_until_ms, row.failures
-from unnest($1::integer[], $2::text[], $3::boolean[], $4::text[], $5::boolean[], $6::text[], $7::bigint[],
-  $8::text[], $9::bigint[], $10::bigint[], $11::float8[], $12::text[], $13::bigint[], $14::bigint[], $15::bigint[],
-  $16::integer[])
-  as row (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, account_limit,
-    events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
+  row.account_count, row.expected_accounts, row.account_limit, row.events_per_second_limit, row.validation,
+  row.created_at_ms, row.last_event_at_ms, row.connected_until_ms, row.failures
+from unnest($1::integer[], $2::text[], $3::boolean[], $4::text[], $5::boolean[], $6::text[], $7::bigint[], $8::text[],
+  $9::bigint[], $10::bigint[], $11::bigint[], $12::float8[], $13::text[], $14::bigint[], $15::bigint[], $16::bigint[],
+  $17::integer[])
+  as row (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, expected_accounts,
+    account_limit, events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
 on conflict (host_id) do update set
   hostname = excluded.hostname, secure = excluded.secure, source = excluded.source, banned = excluded.banned,
   status = excluded.status, cursor = excluded.cursor, ahead = excluded.ahead,
-  account_count = excluded.account_count, account_limit = excluded.account_limit,
-  events_per_second_limit = excluded.events_per_second_limit, validation = excluded.validation,
-  created_at_ms = excluded.created_at_ms, last_event_at_ms = excluded.last_event_at_ms,
-  connected_until_ms = excluded.connected_until_ms, failures = excluded.failures`;
+  account_count = excluded.account_count, expected_accounts = excluded.expected_accounts,
+  account_limit = excluded.account_limit, events_per_second_limit = excluded.events_per_second_limit,
+  validation = excluded.validation, created_at_ms = excluded.created_at_ms,
+  last_event_at_ms = excluded.last_event_at_ms, connected_until_ms = excluded.connected_until_ms,
+  failures = excluded.failures`;
 
 const hostParams = (rows: readonly HostRow[]): Param[] => [
   integerArray(rows.map((row) => row.hostId)),
@@ -174,6 +175,7 @@ const hostParams = (rows: readonly HostRow[]): Param[] => [
   // An array of arrays must be rectangular in PostgreSQL, so each list travels as text.
   textArray(rows.map((row) => integerArray(row.ahead))),
   integerArray(rows.map((row) => row.accountCount)),
+  integerArray(rows.map((row) => row.expectedAccounts)),
   integerArray(rows.map((row) => row.accountLimit)),
   numberArray(rows.map((row) => row.eventsPerSecondLimit)),
   textArray(rows.map((row) => row.validation)),

@@ -36,6 +36,7 @@ export const hostFromRecord = (record: typeof hosts.$inferSelect): HostRow => ({
   cursor: record.cursor,
   ahead: record.ahead,
   accountCount: record.accountCount,
+  expectedAccounts: record.expectedAccounts,
   accountLimit: record.accountLimit,
   eventsPerSecondLimit: record.eventsPerSecondLimit,
   validation: record.validation as HostRow['validation'],

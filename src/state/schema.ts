@@ -70,6 +70,7 @@ export const hosts = pgTable('hosts', {
   cursor: number().notNull(),
   accountLimit: number(),
   accountCount: number().notNull(),
+  expectedAccounts: number().notNull().default(0),
   createdAtMs: number().notNull(),
   lastEventAtMs: number().notNull(),
   connectedUntilMs: number(),

@@ -41,6 +41,8 @@ export interface HostRow {
   /** Upstream seqs above `cursor` that are already in our log (events logged while an earlier one waits for an identity). */
   readonly ahead: readonly number[];
   readonly accountCount: number;
+  /** What the upstream relay counts of it; 0 = unknown. */
+  readonly expectedAccounts: number;
   /** null = by the defaults (trusted, source). */
   readonly accountLimit: number | null;
   /** Per-host overrides by the operator; null = by the defaults. */

@@ -21,6 +21,7 @@ export const aHost = (
     cursor: hostId * 100,
     ahead: [],
     accountCount: 10,
+    expectedAccounts: 0,
     accountLimit: null,
     eventsPerSecondLimit: null,
     validation: null,

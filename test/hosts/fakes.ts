@@ -112,6 +112,7 @@ export const row = (hostId: number, over: Partial<HostRow> = {}): HostRow => ({
   cursor: 0,
   ahead: [],
   accountCount: 0,
+  expectedAccounts: 0,
   accountLimit: null,
   eventsPerSecondLimit: null,
   validation: null,

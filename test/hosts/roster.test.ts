@@ -598,6 +598,28 @@ describe('limits', () => {
     expect(roster.get('unknown.pds.net')).toMatchObject({ accountLimit: 10_000, limits: { perHour: 3_500 } });
   });
 
+  test('go on over a restart, with the upstream relay or without, and do not grow by it', async () => {
+    const { roster, time } = rosterWith({
+      rows: [row(1, { accountCount: 30_000, expectedAccounts: 40_000 }), row(2, { accountCount: 10_000 })],
+    });
+    roster.start();
+    time.advance(1_000);
+    for (const hostId of [1, 2]) roster.opened(hostId, '');
+    expect(roster.getById(1)).toMatchObject({
+      accountLimit: 80_000,
+      limits: { perHour: 42_500 },
+      row: { status: 'active' },
+    });
+    expect(roster.getById(2)).toMatchObject({ accountLimit: 10_000, row: { status: 'throttled' } });
+    roster.takeDirty();
+    await roster.addHosts([{ hostname: 'host1.pds.net', accountCount: 40_000 }], 'upstream');
+    expect(roster.takeDirty().hosts).toEqual([]);
+    await roster.addHosts([{ hostname: 'host2.pds.net', accountCount: 11_000 }], 'upstream');
+    const { hosts } = roster.takeDirty();
+    expect(hosts).toMatchObject([{ hostId: 2, expectedAccounts: 11_000 }]);
+    expect(rosterWith({ rows: hosts }).roster.getById(2)).toMatchObject({ accountLimit: 22_000 });
+  });
+
   test('are raised for a host that came by itself when the operator names it', async () => {
     const { roster } = rosterWith({ rows: [row(1, { source: 'crawl' })] });
     expect(roster.getById(1)!.accountLimit).toBe(100);

@@ -47,6 +47,7 @@ const hostRow: fc.Arbitrary<HostRow> = fc.integer({ min: 1, max: 5 }).chain((hos
     cursor: fc.maxSafeNat(),
     ahead: fc.array(fc.maxSafeNat(), { maxLength: 8 }),
     accountCount: fc.nat(),
+    expectedAccounts: fc.nat(),
     accountLimit: fc.option(fc.nat()),
     eventsPerSecondLimit: fc.option(fc.double({ noNaN: true, noDefaultInfinity: true, min: 0.1, max: 1e9 })),
     validation: fc.constantFrom('strict', 'lenient', null),

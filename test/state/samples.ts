@@ -35,6 +35,7 @@ export const newHost = (hostname: string, fields: Partial<HostRow> = {}): Omit<H
   cursor: 0,
   ahead: [],
   accountCount: 0,
+  expectedAccounts: 0,
   accountLimit: null,
   eventsPerSecondLimit: null,
   validation: null,

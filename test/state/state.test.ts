@@ -46,6 +46,27 @@ describe('an empty database', () => {
   });
 });
 
+describe('a database of an older weir', () => {
+  test('gives its hosts: when they were connected to is not known, and what an upstream host has is expected of it', async () => {
+    const older = await temporaryDatabase();
+    const before = await openState({ database: older.database });
+    const rows = [
+      await before.insertHost(newHost('big.example.com', { source: 'upstream', accountCount: 30_000 })),
+      await before.insertHost(newHost('own.example.com', { source: 'crawl', accountCount: 90 })),
+    ];
+    await before.close();
+    await older.sql`alter table hosts drop column connected_until_ms, drop column expected_accounts`;
+    await older.sql`delete from drizzle.__drizzle_migrations where id > 3`;
+    const after = await openState({ database: older.database });
+    expect(await after.loadHosts()).toEqual([
+      { ...rows[0]!, connectedUntilMs: null, expectedAccounts: 30_000 },
+      { ...rows[1]!, connectedUntilMs: null, expectedAccounts: 0 },
+    ]);
+    await after.close();
+    await older.drop();
+  });
+});
+
 describe('accounts', () => {
   test('come back as they were written', async () => {
     const full = account('did:plc:full', {
@@ -243,6 +264,7 @@ describe('hosts', () => {
       cursor: 2 ** 53 - 1,
       ahead: [3, 4],
       accountCount: 500_000,
+      expectedAccounts: 600_000,
       accountLimit: 1_000_000,
       eventsPerSecondLimit: 12.5,
       validation: 'lenient' as const,
