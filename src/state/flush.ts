@@ -12,7 +12,7 @@ import {
   storableText,
   textArray,
 } from './literals.ts';
-import { keyTypeNumber } from './rows.ts';
+import { identityNumber, keyTypeNumber } from './rows.ts';
 import type { AccountRow, Flush, GapRow, HostRow, RejectionRow } from './types.ts';
 
 /** Rows per statement: large enough to amortize the round trip, small enough for flat memory on both sides. */
@@ -141,7 +141,7 @@ const accountParams = (rows: readonly AccountRow[]): Param[] => [
   integerArray(rows.map((row) => keyTypeNumber(row.keyType))),
   bytesArray(rows.map((row) => row.key)),
   textArray(rows.map((row) => optionalText(row.handle, MAX_HANDLE_CHARS))),
-  integerArray(rows.map((row) => row.identityAtMs)),
+  integerArray(rows.map(identityNumber)),
 ];
 
 const UPSERT_HOSTS = `

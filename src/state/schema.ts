@@ -40,6 +40,7 @@ export const accounts = pgTable(
   {
     /** Set once, when the first rev is stored: an account that is known before it has a repo is appended only then. */
     appendId: number().unique('accounts_append_id_key'),
+    /** -1: an event was taken, the identity has to be asked for; 0: only the backfill wrote the row. */
     identityAtMs: number().notNull(),
     hostId: integer().notNull(),
     /** null, 1 = p256, 2 = k256. */

@@ -21,6 +21,8 @@ export interface AccountRow {
   readonly handle: string | null;
   /** ms since the epoch; 0 = the identity must be resolved before use. */
   readonly identityAtMs: number;
+  /** False: nothing but a host's listRepos told of it (src/backfill); no event of it was taken. Never flushed so. */
+  readonly known: boolean;
 }
 
 /** How a host came to us. */
@@ -125,8 +127,6 @@ export interface State {
   domainBans(): Promise<string[]>;
   setDomainBan(domain: string, banned: boolean): Promise<void>;
   counts(): Promise<{ accounts: number; hosts: number }>;
-  /** Repair at start: accounts per host as stored, deleted ones left out. Reads the whole table once. */
-  countAccountsByHost?(): Promise<Map<number, number>>;
   readonly counters: Readonly<Record<string, number>>;
   close(): Promise<void>;
 }

@@ -59,6 +59,7 @@ export const anAccount = (did: string, row: Partial<AccountRow> = {}): AccountRo
   key: new Uint8Array(33),
   handle: 'someone.example.com',
   identityAtMs: 1_700_000_000_000,
+  known: true,
   ...row,
 });
 

@@ -1,14 +1,14 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from 'bun:test';
 import fc from 'fast-check';
-import { type DatabaseState, openState } from '../../src/state/state.ts';
-import type { AccountRow, Flush, HostRow } from '../../src/state/types.ts';
+import { openState } from '../../src/state/state.ts';
+import type { AccountRow, Flush, HostRow, State } from '../../src/state/types.ts';
 import { type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
 import { tid } from './samples.ts';
 
 setDefaultTimeout(60_000);
 
 let temporary: TemporaryDatabase;
-let state: DatabaseState;
+let state: State;
 beforeAll(async () => {
   temporary = await temporaryDatabase();
   state = await openState({ database: temporary.database });
@@ -33,7 +33,8 @@ const accountRow: fc.Arbitrary<AccountRow> = fc.record({
   keyType: fc.constantFrom('p256', 'k256', null),
   key: fc.option(bytes(33)),
   handle: fc.option(text),
-  identityAtMs: fc.maxSafeNat(),
+  identityAtMs: fc.oneof(fc.maxSafeNat(), fc.constant(0)),
+  known: fc.constant(true),
 });
 
 const hostRow: fc.Arbitrary<HostRow> = fc.integer({ min: 1, max: 5 }).chain((hostId) =>

@@ -23,6 +23,7 @@ export const account = (did: string, fields: Partial<AccountRow> = {}): AccountR
   key: new Uint8Array(33).fill(3),
   handle: 'alice.example.com',
   identityAtMs: 1_700_000_000_000,
+  known: true,
   ...fields,
 });
 

@@ -1,13 +1,13 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test';
-import { type DatabaseState, openState } from '../../src/state/state.ts';
-import type { GapRow, RejectionRow } from '../../src/state/types.ts';
+import { openState } from '../../src/state/state.ts';
+import type { GapRow, RejectionRow, State } from '../../src/state/types.ts';
 import { type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
 import { account, digest, flushOf, newHost, tid } from './samples.ts';
 
 setDefaultTimeout(60_000);
 
 let temporary: TemporaryDatabase;
-let state: DatabaseState;
+let state: State;
 
 beforeAll(async () => {
   temporary = await temporaryDatabase();
@@ -47,20 +47,36 @@ describe('an empty database', () => {
 });
 
 describe('a database of an older weir', () => {
-  test('gives its hosts: when they were connected to is not known, and what an upstream host has is expected of it', async () => {
+  test('gives its hosts, their accounts counted anew; what an upstream host has is expected of it', async () => {
     const older = await temporaryDatabase();
     const before = await openState({ database: older.database });
     const rows = [
-      await before.insertHost(newHost('big.example.com', { source: 'upstream', accountCount: 30_000 })),
+      await before.insertHost(newHost('big.example.com', { source: 'upstream', accountCount: 1 })),
       await before.insertHost(newHost('own.example.com', { source: 'crawl', accountCount: 90 })),
     ];
+    const none = { rev: null, commit: null, data: null };
+    await before.flush(
+      flushOf(1, {
+        accounts: [
+          account('did:plc:a'),
+          account('did:plc:b', { ...none, upstreamStatus: 'deactivated' }),
+          account('did:plc:c', { ownStatus: 'takendown' }),
+          account('did:plc:d', { ...none, upstreamStatus: 'deleted' }),
+          account('did:plc:e', { ownStatus: 'throttled' }),
+          account('did:plc:f', { ...none, identityAtMs: 0 }),
+          account('did:plc:g', { ...none, identityAtMs: 0, known: false }),
+        ],
+      }),
+    );
+    await older.sql`update accounts set listed_rev = ${tid(1)} where did = 'did:plc:g'`;
+    await older.sql`update accounts set identity_at_ms = 0 where identity_at_ms = -1`;
     await before.close();
     await older.sql`alter table hosts drop column connected_until_ms, drop column expected_accounts`;
     await older.sql`delete from drizzle.__drizzle_migrations where id > 3`;
     const after = await openState({ database: older.database });
     expect(await after.loadHosts()).toEqual([
-      { ...rows[0]!, connectedUntilMs: null, expectedAccounts: 30_000 },
-      { ...rows[1]!, connectedUntilMs: null, expectedAccounts: 0 },
+      { ...rows[0]!, connectedUntilMs: null, accountCount: 4, expectedAccounts: 4 },
+      { ...rows[1]!, connectedUntilMs: null, accountCount: 0, expectedAccounts: 0 },
     ]);
     await after.close();
     await older.drop();
@@ -158,19 +174,6 @@ describe('accounts', () => {
     expect(await state.takedowns()).toContain('did:plc:down');
     expect(await state.takedowns()).not.toContain('did:plc:throttled');
     expect(await state.takedowns()).not.toContain('did:plc:upstreamdown');
-  });
-
-  test('are counted per host, deleted ones left out', async () => {
-    await state.flush(
-      flushOf(1, {
-        accounts: [
-          account('did:plc:c1', { hostId: 777 }),
-          account('did:plc:c2', { hostId: 777, upstreamStatus: 'deactivated' }),
-          account('did:plc:c3', { hostId: 777, upstreamStatus: 'deleted' }),
-        ],
-      }),
-    );
-    expect((await state.countAccountsByHost()).get(777)).toBe(2);
   });
 });
 
