@@ -72,8 +72,6 @@ export interface RosterDeps {
   readonly config: RosterConfig;
   /** Called when a change should be stored soon rather than with the next flush (bans). */
   readonly storeSoon?: () => Promise<void>;
-  /** An operator changed a host's account limit: accounts that waited for it may become active. */
-  readonly accountLimitChanged?: (host: HostState) => void;
   /** One line for the log. */
   readonly log?: (level: 'info' | 'warn', message: string, fields: Record<string, string | number>) => void;
 }
@@ -120,15 +118,12 @@ export interface HostRoster extends Roster {
   /** The mutable host, for the sequencer; its fields are owned as host.ts says. */
   host(hostId: number): HostState | undefined;
   hostByName(hostname: string): HostState | undefined;
-  readonly hostCount: number;
 
   // The ingest side. Unknown ids and reports that do not fit the host's phase are ignored.
   opened(hostId: number, server: string): void;
   closed(hostId: number, outcome: CloseOutcome): void;
   info(hostId: number, name: string, message: string): void;
   paused(hostId: number, pausedFor: HostView['pausedFor']): void;
-  /** An ingest thread died: those of its hosts that were connected count as closed. */
-  lost(hostIds: Iterable<number>, detail: string): void;
 
   // The sequencer.
   /** An event of the host was appended. */
@@ -153,6 +148,7 @@ export interface HostRoster extends Roster {
   ): Promise<{ readonly added: number; readonly known: number; readonly refused: number }>;
 
   // The operator. false: unknown host. They throw a RangeError for what is no limit: no number, or below 0.
+  /** Accounts that waited for room come in with their next events. */
   setAccountLimit(hostname: string, limit: number | null): boolean;
   setEventsPerSecondLimit(hostname: string, perSecond: number | null): boolean;
   /** Takes effect with the host's next connection. */
@@ -505,7 +501,6 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     host.source = source;
     renewLimits(host);
     dirty.add(host);
-    deps.accountLimitChanged?.(host);
   };
 
   const viewOf = (host: HostState): HostView => ({
@@ -627,9 +622,6 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
 
     host: (hostId) => byId.get(hostId),
     hostByName: find,
-    get hostCount() {
-      return byId.size;
-    },
 
     opened(hostId, server) {
       const host = byId.get(hostId);
@@ -668,12 +660,6 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     paused(hostId, pausedFor) {
       const host = byId.get(hostId);
       if (host !== undefined) host.pausedFor = pausedFor;
-    },
-    lost(hostIds, detail) {
-      for (const hostId of hostIds) {
-        const host = byId.get(hostId);
-        if (host !== undefined) closed(host, { kind: 'unreachable', detail });
-      }
     },
 
     eventTaken(host) {
@@ -787,7 +773,6 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       if (host === undefined) return false;
       host.accountLimit = limit;
       dirty.add(host);
-      deps.accountLimitChanged?.(host);
       return true;
     },
     setEventsPerSecondLimit(hostname, perSecond) {

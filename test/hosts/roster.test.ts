@@ -563,11 +563,7 @@ describe('limits', () => {
   });
 
   test('of a host at its account limit show, and can be raised', () => {
-    const raised: number[] = [];
-    const { roster, time } = rosterWith({
-      rows: [row(1, { source: 'crawl', accountCount: 100 })],
-      accountLimitChanged: (host) => raised.push(host.hostId),
-    });
+    const { roster, time } = rosterWith({ rows: [row(1, { source: 'crawl', accountCount: 100 })] });
     roster.start();
     time.advance(1_000);
     roster.opened(1, '');
@@ -577,7 +573,6 @@ describe('limits', () => {
       accountLimit: 1_000,
       row: { status: 'active', accountLimit: 1_000 },
     });
-    expect(raised).toEqual([1]);
   });
 
   test('of the operator per host reach the running connection and the row', () => {
@@ -825,19 +820,15 @@ describe('the end', () => {
     expect(ingest.live.size).toBe(0);
   });
 
-  test('of an ingest thread counts as the end of its connections', () => {
-    const { roster, time, ingest } = rosterWith({ rows: [row(1), row(2)] });
+  test('of a connection ends what it was paused for', () => {
+    const { roster, time, close } = rosterWith({ rows: [row(1)] });
     roster.start();
     time.advance(1_000);
     roster.opened(1, '');
-    ingest.live.clear();
     roster.paused(1, 'rate_limit');
     expect(roster.getById(1)!.pausedFor).toBe('rate_limit');
-    roster.lost([1, 2, 99], 'the ingest thread ended');
+    close(1, DROPPED);
     expect(roster.getById(1)!.pausedFor).toBeNull();
-    expect(roster.getById(1)!.lastClose).toContain('ingest thread');
-    time.advance(60_000);
-    expect(ingest.live.size).toBe(2);
   });
 
   test('of one connection by the operator is followed by a new one', () => {
