@@ -258,11 +258,6 @@ const compose = async (
     },
   });
 
-  if (log.appendedSeq < position)
-    throw new Error(
-      `the database reflects seq ${position}, but the log in ${config.dataDir}/log ends at ${log.appendedSeq}: ` +
-        'restore the log, or point DATABASE_URL and RELAY_DATA_DIR at what belongs together',
-    );
   const remade = await rebuild(position, {
     log,
     roster,

@@ -7,7 +7,6 @@ import { KIND, type ScannedFrame } from '../firehose/types.ts';
 import type { HostState } from '../hosts/host.ts';
 import type { HostRoster } from '../hosts/roster.ts';
 import { HARD_AHEAD_EVENTS } from '../ingest/bounds.ts';
-import { LogCorruption } from '../log/corruption.ts';
 import type { Log, LogRecord } from '../log/types.ts';
 import { readCommitDigests } from '../repo/read.ts';
 import { type Account, type AccountCache, newAccount } from './accounts.ts';
@@ -153,16 +152,14 @@ const lookBack = (position: number, { log, roster }: RebuildDeps): void => {
  * Applies every record after `position`.
  *
  * @returns how many records that were
- * @throws when the log does not hold what the database says it did
+ * @throws when the log ends before `position`, with what to do about it, or holds what we would not have taken
  */
 export const rebuild = async (position: number, deps: RebuildDeps): Promise<number> => {
   const { log } = deps;
   if (position > log.lastSeq)
-    throw new LogCorruption(
-      'the newest segment',
-      0,
-      'segment missing',
-      `the database reflects seq ${position}, the log ends at ${log.lastSeq}`,
+    throw new Error(
+      `the database reflects seq ${position}, but the log ends at ${log.lastSeq}: ` +
+        'restore the log, or point DATABASE_URL and RELAY_DATA_DIR at what belongs together',
     );
   let from = position;
   // What the window no longer holds cannot be made up; the accounts' next events will.
