@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'bun:test';
+import { describe, expect, setDefaultTimeout, test } from 'bun:test';
 import {
   accountRow,
   createAccounts,
@@ -8,6 +8,9 @@ import {
 } from '../../src/sequencer/accounts.ts';
 import { account as row, tid } from '../state/samples.ts';
 import { memoryState } from './support.ts';
+
+// To make the cache forget takes many accounts.
+setDefaultTimeout(60_000);
 
 const DID = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa';
 
