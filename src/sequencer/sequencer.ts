@@ -23,7 +23,7 @@ import type { RejectionRow } from '../state/types.ts';
 import { type Account, type AccountCache, MAX_DIRTY_ACCOUNTS, newAccount } from './accounts.ts';
 import { decide, effectiveStatus } from './decide.ts';
 import type { Healer } from './healer.ts';
-import { isCounted } from './identities.ts';
+import { isCounted, moveTo } from './identities.ts';
 
 /** Explanations kept until the next flush; more in one flush are only counted. */
 const MAX_PENDING_REJECTIONS = 1_000;
@@ -241,17 +241,14 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     const hasRoom = host.accountCount < roster.accountLimitOf(host);
     if (!account.known) {
       account.known = true;
-      account.hostId = host.hostId;
       counters.newAccounts++;
-      if (hasRoom) roster.accountsChanged(host, 1);
-      else {
+      if (!hasRoom) {
         account.ownStatus = 'throttled';
         counters.throttledAccounts++;
       }
       accounts.markDirty(account);
     } else if (account.ownStatus === 'throttled' && hasRoom) {
       account.ownStatus = null;
-      if (account.upstreamStatus !== 'deleted') roster.accountsChanged(host, 1);
       accounts.markDirty(account);
       announce(host, account);
     }
@@ -291,9 +288,15 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       refuse(host, { ...event, reason: 'wrong_host', detail: `its PDS is ${account.pds ?? 'unknown'}` });
       return;
     }
-    admit(host, account);
+    if (account.hostId !== host.hostId) {
+      // Its document named this host when nobody followed it yet.
+      moveTo(account, host, roster);
+      account.pdsIsHost = true;
+    }
     const wasCounted = isCounted(account);
+    admit(host, account);
     const decision = decide(account, event, host.validation ?? deps.validation);
+    if (wasCounted !== isCounted(account)) roster.accountsChanged(host, wasCounted ? -1 : 1);
     if (!decision.ok) {
       if (decision.reason === 'account_inactive') deps.healer().suspect(event.did, host);
       refuse(host, { ...event, reason: decision.reason, detail: decision.detail });
@@ -301,8 +304,6 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     }
     accounts.markDirty(account);
     if (event.kind === KIND.account) account.statusAtMs = nowMs();
-    if (event.kind === KIND.account && wasCounted !== isCounted(account))
-      roster.accountsChanged(host, wasCounted ? -1 : 1);
     if (decision.discontinuity) counters.discontinuities++;
     if (decision.lenient !== null || event.lenient !== null) counters.lenient++;
     const logged = decision.rewrite === null ? event : rewritten(account, event, decision.rewrite);

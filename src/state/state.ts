@@ -35,9 +35,6 @@ export interface OpenStateOptions {
   readonly lockWaitMs?: number;
 }
 
-/** The contract, with what only the database can do. */
-export type DatabaseState = State & Required<Pick<State, 'countAccountsByHost'>>;
-
 /** Connections for the relay's own batched look-ups, apart from the API's so that a slow page never delays them. */
 const LOOKUP_CONNECTIONS = 2;
 const MAX_WAITING_LOOKUPS = 1_000;
@@ -68,7 +65,7 @@ const HOPELESS_CODES: ReadonlySet<string> = new Set(['28P01', '28000', '3D000'])
  * Connects, waiting as long as it takes for a database that is down; takes the writer's lock; applies migrations.
  * @throws when the database refuses us for good, or another weir holds it, or `signal` aborts
  */
-export const openState = async (options: OpenStateOptions): Promise<DatabaseState> => {
+export const openState = async (options: OpenStateOptions): Promise<State> => {
   const log = options.log ?? (() => {});
   const writer = createWriter(options.database, log, options.lockWaitMs ?? LOCK_WAIT_MS);
   try {
@@ -203,11 +200,6 @@ export const openState = async (options: OpenStateOptions): Promise<DatabaseStat
       return { accounts: exact!.accounts as number, hosts: hostCount };
     },
 
-    async countAccountsByHost() {
-      const rows = await writer.run(FLUSH_DEADLINE_MS, (session) => session.query(COUNT_ACCOUNTS_BY_HOST));
-      return new Map(rows.map((row) => [row.host_id as number, row.accounts as number]));
-    },
-
     get counters() {
       return {
         ...totals.counters,
@@ -244,10 +236,6 @@ const listedRepo = (row: Readonly<Record<string, unknown>>): ListedRepo => ({
   ownStatus: row.own_status as string | null,
   upstreamStatus: row.upstream_status as string | null,
 });
-
-/** Deleted accounts leave the count of their host. */
-const COUNT_ACCOUNTS_BY_HOST =
-  "select host_id, count(*) as accounts from accounts where upstream_status is distinct from 'deleted' group by host_id";
 
 const REJECTION_FIELDS = {
   hostId: rejections.hostId,

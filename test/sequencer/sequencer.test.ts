@@ -9,6 +9,7 @@ import { MAX_PENDING_BYTES } from '../../src/log/log.ts';
 import { accountRow, newAccount as emptyAccount } from '../../src/sequencer/accounts.ts';
 import { row } from '../hosts/fakes.ts';
 import { accountFrame, commitFrame, identityFrame, newAccount, syncFrame } from '../ingest/support.ts';
+import { account as accountSample } from '../state/samples.ts';
 import {
   askedOf,
   batchOf,
@@ -328,6 +329,91 @@ describe('the account limit', () => {
     expect(refusals(world)).toEqual([]);
     expect(world.roster.host(1)!.accountCount).toBe(1);
   });
+});
+
+describe('an account of which nothing but a listing has told', () => {
+  /** As the backfill writes it. */
+  const listed = (did: string, upstreamStatus: string | null = null) =>
+    accountSample(did, {
+      upstreamStatus,
+      rev: null,
+      commit: null,
+      data: null,
+      keyType: null,
+      key: null,
+      handle: null,
+      identityAtMs: 0,
+      known: false,
+    });
+  const countsOf = (world: World) => [1, 2].map((hostId) => world.roster.host(hostId)!.accountCount);
+
+  test('counts once, from its first event, within the limit of its host', async () => {
+    const accounts = Array.from({ length: 5 }, () => newAccount());
+    const world = worldOf({
+      state: memoryState(
+        [row(1, { accountLimit: 3 }), row(2)],
+        accounts.map(({ did }) => listed(did)),
+      ),
+    });
+    for (const { did } of accounts) await identify(world, did, 1);
+    expect(countsOf(world)).toEqual([0, 0]);
+    for (const seq of [1, 2])
+      for (const [index, account] of accounts.entries())
+        await give(world, eventOf(1, commitFrame(account, 5 * seq + index)));
+    expect(countsOf(world)).toEqual([3, 0]);
+    expect(world.sequencer.counters).toMatchObject({ events: 6, newAccounts: 5, throttledAccounts: 2 });
+    await world.flusher.flush();
+    expect([...world.state.accounts.values()].every(({ known }) => known)).toBe(true);
+    expect(world.state.hosts.get(1)!.accountCount).toBe(3);
+  });
+
+  test('that moves before its first event takes nothing from the host that listed it', async () => {
+    const account = newAccount();
+    const world = worldOf({
+      state: memoryState([row(1, { accountCount: 4 }), row(2)], [listed(account.did)]),
+    });
+    await identify(world, account.did, 2);
+    expect(countsOf(world)).toEqual([4, 0]);
+    await give(world, eventOf(2, commitFrame(account, 1)));
+    expect(countsOf(world)).toEqual([4, 1]);
+    await identify(world, account.did, 1);
+    expect(countsOf(world)).toEqual([5, 0]);
+  });
+
+  test('as inactive is asked about at its first event, and counts once', async () => {
+    const account = newAccount();
+    const world = worldOf({ state: memoryState([row(1), row(2)], [listed(account.did, 'deactivated')]) });
+    await identify(world, account.did, 1);
+    await give(world, eventOf(1, commitFrame(account, 1)));
+    expect(refusals(world)).toEqual(['account_inactive']);
+    world.sequencer.healed(account.did, null, askedOf(world));
+    await give(world, eventOf(1, commitFrame(account, 2)));
+    expect(logged(world).map(({ seq }) => seq)).toEqual([1, 2]);
+    expect(countsOf(world)).toEqual([1, 0]);
+  });
+
+  test('as deleted does not count until it is back', async () => {
+    const world = worldOf({ state: memoryState([row(1), row(2)], [listed(DID, 'deleted')]) });
+    await identify(world, DID, 1);
+    await give(world, eventOf(1, accountFrame(DID, 1, { active: false, status: 'deleted' })));
+    expect(countsOf(world)).toEqual([0, 0]);
+    await give(world, eventOf(1, accountFrame(DID, 2)));
+    expect(countsOf(world)).toEqual([1, 0]);
+  });
+});
+
+test('an account that moved to a PDS which is followed only later counts there from its next event', async () => {
+  const account = newAccount();
+  const world = worldOf({ state: memoryState([row(1)]) });
+  await identify(world, account.did, 1);
+  await give(world, eventOf(1, commitFrame(account, 1)));
+  await identify(world, account.did, 1, { pds: 'late.pds.net' });
+  await world.roster.addHosts([{ hostname: 'late.pds.net' }], 'admin');
+  const late = world.roster.hostByName('late.pds.net')!;
+  await give(world, eventOf(late.hostId, commitFrame(account, 1)));
+  expect(world.roster.host(1)!.accountCount).toBe(0);
+  expect(late.accountCount).toBe(1);
+  expect(world.accounts.get(account.did)!.hostId).toBe(late.hostId);
 });
 
 describe('a frame whose words have to change', () => {
