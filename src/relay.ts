@@ -39,7 +39,7 @@ import { systemClock } from './network/clock.ts';
 import { guardedFetch } from './network/fetch.ts';
 import { guardedLookup } from './network/lookup.ts';
 import { k256 } from './repo/k256.ts';
-import { accountRow, createAccounts } from './sequencer/accounts.ts';
+import { createAccounts, shownRow } from './sequencer/accounts.ts';
 import { effectiveStatus } from './sequencer/decide.ts';
 import { createFlusher } from './sequencer/flusher.ts';
 import { createHealer, type Healer } from './sequencer/healer.ts';
@@ -271,11 +271,6 @@ const compose = async (
     },
   });
 
-  if (log.appendedSeq < position)
-    throw new Error(
-      `the database reflects seq ${position}, but the log in ${config.dataDir}/log ends at ${log.appendedSeq}: ` +
-        'restore the log, or point DATABASE_URL and RELAY_DATA_DIR at what belongs together',
-    );
   const remade = await rebuild(position, {
     log,
     roster,
@@ -350,8 +345,7 @@ const compose = async (
   const accountsView: Accounts = {
     async lookup(did) {
       if (accounts.get(did) === undefined) await accounts.load([did]);
-      const account = accounts.get(did);
-      return account?.known ? accountRow(account) : null;
+      return shownRow(accounts.get(did));
     },
     effective(row) {
       const status = effectiveStatus(row);
@@ -392,6 +386,7 @@ const compose = async (
     port: config.apiPort,
     app,
     edges: { '/xrpc/com.atproto.sync.subscribeRepos': edge, ...jetstream.paths },
+    onError: (error) => logger.error('a request failed', { error: String(error) }),
   });
   stops.push(() => server.close());
 

@@ -87,7 +87,7 @@ export interface HostView {
   readonly eventsSinceStart: number;
   readonly rejectionsSinceStart: Readonly<Partial<Record<Reason, number>>>;
   /** Why its socket is not being read right now; null = it is. */
-  readonly pausedFor: 'rate_limit' | 'bytes_in_flight' | 'pending_identities' | null;
+  readonly pausedFor: 'rate_limit' | 'pending_identities' | null;
   readonly pendingEvents: number;
 }
 
