@@ -104,6 +104,12 @@ const numbers = {
   },
 };
 
+/**
+ * Of each session. Plans are made for each query and not kept: one made while the tables were empty reads them whole,
+ * and was kept until the first analyze, a minute later.
+ */
+const SETTINGS = { application_name: 'weir', plan_cache_mode: 'force_custom_plan' } as const;
+
 const createClient = (address: DatabaseAddress, max: number, onclose: () => void): postgres.Sql => {
   const options = {
     max,
@@ -119,7 +125,7 @@ const createClient = (address: DatabaseAddress, max: number, onclose: () => void
     return postgres(address, {
       ...options,
       connection: {
-        application_name: 'weir',
+        ...SETTINGS,
         // A weir that vanished with its machine gives the writer's lock back after about a minute.
         tcp_keepalives_idle: 30,
         tcp_keepalives_interval: 10,
@@ -135,7 +141,7 @@ const createClient = (address: DatabaseAddress, max: number, onclose: () => void
     database: address.database,
     pass: '',
     ssl: false,
-    connection: { application_name: 'weir' },
+    connection: SETTINGS,
   } as postgres.Options<Record<string, postgres.PostgresType>>);
 };
 

@@ -46,6 +46,34 @@ describe('an empty database', () => {
   });
 });
 
+describe('a database that was empty a moment ago', () => {
+  test('is looked up by its index, not read whole by the plan of then', async () => {
+    const fresh = await temporaryDatabase();
+    const young = await openState({ database: fresh.database });
+    const dids = Array.from({ length: 20_000 }, (_, number) => `did:plc:young${number}`);
+    // As often as makes PostgreSQL settle on a plan.
+    for (let time = 0; time < 10; time++) await young.loadAccounts(dids.slice(0, 10));
+    await young.flush(flushOf(1, { accounts: dids.map((did) => account(did)) }));
+    const reads = async () => {
+      const [row] = await fresh.sql`
+        select seq_tup_read::int as whole, idx_scan::int as by_index from pg_stat_user_tables where relname = 'accounts'`;
+      return row as unknown as { whole: number; by_index: number };
+    };
+    const before = await reads();
+    expect(await young.loadAccounts(dids.slice(0, 10))).toHaveLength(10);
+    // Sessions tell their counts when they end.
+    await young.close();
+    let after = await reads();
+    for (let look = 0; look < 200 && after.by_index === before.by_index; look++) {
+      await Bun.sleep(50);
+      after = await reads();
+    }
+    expect(after.by_index).toBeGreaterThan(before.by_index);
+    expect(after.whole).toBe(0);
+    await fresh.drop();
+  });
+});
+
 describe('a database of an older weir', () => {
   test('gives its hosts, their accounts counted anew; what an upstream host has is expected of it', async () => {
     const older = await temporaryDatabase();
