@@ -72,11 +72,13 @@ const fill = async (dataDir: string, accounts: number, hosts: number): Promise<v
       cursor: 1_000,
       ahead: [],
       accountCount: Math.ceil(accounts / hosts),
+      expectedAccounts: 0,
       accountLimit: null,
       eventsPerSecondLimit: null,
       validation: null,
       createdAtMs: nowMs,
       lastEventAtMs: nowMs,
+      connectedUntilMs: nowMs,
       failures: 0,
     });
   }
@@ -95,6 +97,7 @@ const fill = async (dataDir: string, accounts: number, hosts: number): Promise<v
     key,
     handle: `user${index}.test`,
     identityAtMs: nowMs,
+    known: true,
   });
   for (let from = 0; from < accounts; from += FLUSH_ROWS) {
     const rows = Array.from({ length: Math.min(FLUSH_ROWS, accounts - from) }, (_, index) =>

@@ -338,6 +338,15 @@ const FRAME_FAULTS: Record<string, EventFault> = {
       ]),
     'frame_header_invalid',
   ),
+  // A type that consumers complete to the same name as the short one.
+  'header-long-type': brokenBytes(
+    (frame) =>
+      Buffer.concat([
+        encode({ t: 'com.atproto.sync.subscribeRepos#identity', op: 1 }),
+        frame.slice(encode({ t: '#identity', op: 1 }).length),
+      ]),
+    'frame_header_invalid',
+  ),
   'error-frame': (tools, account) => {
     tools.sendLive(account.hostIndex, encodeError('SimulatedError', 'an error on purpose'), {
       kind: 'error',
@@ -404,6 +413,17 @@ const FRAME_FAULTS: Record<string, EventFault> = {
     changedCommit((body) => ({ ...body, [field]: value }), 'frame_field_invalid', { kind: 'malformed' })(
       tools,
       account,
+    );
+  },
+  'type-unknown-of-two-accounts': (tools, account) => {
+    tools.send(
+      account.hostIndex,
+      (seq) =>
+        encodeMessage({
+          type: '#simulated',
+          body: { did: account.did, repo: 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa', seq },
+        }),
+      aboutOf(account, '#simulated', 'frame_type_unknown'),
     );
   },
   'type-unknown-without-seq': (tools, account) => {

@@ -72,13 +72,13 @@ const SETTINGS = [
   {
     name: 'RELAY_PLC_HOST',
     fallback: 'https://plc.directory',
-    accepts: 'an http(s) URL',
+    accepts: 'an http(s) URL without credentials, query and fragment',
     help: 'PLC directory that did:plc is resolved by',
   },
   {
     name: 'RELAY_UPSTREAM',
     fallback: 'https://bsky.network',
-    accepts: 'an http(s) URL, or empty for none',
+    accepts: 'an http(s) URL without credentials, query and fragment, or empty for none',
     help: 'relay whose listHosts gives the hosts to follow (asked for nothing else)',
   },
   {
@@ -97,7 +97,7 @@ const SETTINGS = [
   {
     name: 'RELAY_REPLAY_MAX_BYTES',
     fallback: '1TB',
-    accepts: 'a number, or one with KB, MB, GB, TB, KiB, MiB, GiB, TiB; from 1MB to 9000TB',
+    accepts: 'a number, or one with KB, MB, GB, TB, KiB, MiB, GiB, TiB; from 100MB to 9000TB',
     help: 'most disk space for the replay window; the older end goes first',
   },
   {
@@ -163,6 +163,8 @@ const SETTINGS = [
 type SettingName = (typeof SETTINGS)[number]['name'];
 
 const MAX_WINDOW_MS = 3_650 * 86_400_000;
+/** Half a minute of the network on a normal day: less is no window, and a restart reads again what was not stored. */
+const MIN_REPLAY_BYTES = 1e8;
 /** Sums of bytes stay whole numbers. */
 const MAX_REPLAY_BYTES = 9e15;
 /** Of a bad value or name in a message. */
@@ -197,7 +199,8 @@ const bind = v.pipe(
 const httpUrl = v.pipe(
   text,
   v.url(),
-  v.regex(/^https?:\/\//),
+  // Paths are put behind it, and credentials are not sent.
+  v.regex(/^https?:\/\/[^\s/?#@\\]+(\/[^\s?#]*)?$/),
   v.transform((value) => value.replace(/\/+$/, '')),
 );
 
@@ -249,7 +252,7 @@ const SCHEMAS = {
       const number = Number.parseFloat(value);
       return Math.floor(number * UNIT_BYTES[value.replace(/^[\d.]+/, '')]!);
     }),
-    v.minValue(1_000_000),
+    v.minValue(MIN_REPLAY_BYTES),
     v.maxValue(MAX_REPLAY_BYTES),
   ),
   RELAY_ADMIN_PASSWORD: v.pipe(
@@ -288,9 +291,14 @@ const SCHEMAS = {
   LOG_FORMAT: v.pipe(text, v.picklist(['text', 'json'])),
 } satisfies Record<SettingName, v.GenericSchema<string, unknown>>;
 
-/** One line, short, without what is between `//` and `@` of a URL. */
+/** One line, short, without the credentials and the query of a URL. */
 const shownValue = (value: string): string =>
-  JSON.stringify(value.replace(/\/\/[^/@]*@/g, '//…@').slice(0, MAX_SHOWN_CHARACTERS));
+  JSON.stringify(
+    value
+      .replace(/\/\/.*@/s, '//…@')
+      .replace(/\?.+/s, '?…')
+      .slice(0, MAX_SHOWN_CHARACTERS),
+  );
 
 /**
  * Reads the settings out of an environment.

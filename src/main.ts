@@ -1,7 +1,7 @@
 #!/usr/bin/env bun
 /** The command line: finds the command, composes it, and turns its end into an exit code. Decides nothing. */
 import { ConfigError, configHelp, readConfig } from './config.ts';
-import { createLogger } from './logger.ts';
+import { createLogger, type Logger } from './logger.ts';
 
 const HELP = `weir, an AT Protocol relay
 
@@ -26,6 +26,31 @@ const SAME_SIGNAL_MS = 1_000;
 /** A shutdown that hangs must not hang for ever: supervisors kill after about this. */
 const STOP_TIMEOUT_MS = 25_000;
 
+/** Aborts at SIGINT or SIGTERM, and from then on minds that the stop comes to an end: a second signal is one at once. */
+const stopSignal = (logger: Logger): { readonly signal: AbortSignal; readonly asked: Promise<void> } => {
+  const stopping = new AbortController();
+  const { promise: asked, resolve } = Promise.withResolvers<void>();
+  let signalledAtMs = 0;
+  const onSignal = (name: string): void => {
+    if (stopping.signal.aborted) {
+      if (performance.now() - signalledAtMs < SAME_SIGNAL_MS) return;
+      logger.warn('stopping at once');
+      process.exit(130);
+    }
+    signalledAtMs = performance.now();
+    logger.info('stopping', { signal: name });
+    setTimeout(() => {
+      logger.error('stopping took too long; what is not stored is made up from the log at the next start');
+      process.exit(1);
+    }, STOP_TIMEOUT_MS);
+    stopping.abort();
+    resolve();
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  return { signal: stopping.signal, asked };
+};
+
 const serve = async (args: readonly string[]): Promise<number> => {
   if (args.includes('--help') || args.includes('-h')) {
     process.stdout.write(SERVE_HELP);
@@ -37,8 +62,6 @@ const serve = async (args: readonly string[]): Promise<number> => {
   }
   const config = readConfig(process.env);
   const logger = createLogger(config);
-  const { startRelay } = await import('./relay.ts');
-  const { promise: ended, resolve: end } = Promise.withResolvers<number>();
   const fatal = (error: unknown): void => {
     // Our own corruption, or a promise we can no longer keep: nothing more may be served or written.
     logger.error('fatal', { error: error instanceof Error ? (error.stack ?? error.message) : String(error) });
@@ -46,35 +69,19 @@ const serve = async (args: readonly string[]): Promise<number> => {
   };
   process.on('uncaughtException', fatal);
   process.on('unhandledRejection', fatal);
-  let signalledAtMs: number | null = null;
-  const onSignal = (signal: string): void => {
-    if (signalledAtMs !== null) {
-      if (performance.now() - signalledAtMs < SAME_SIGNAL_MS) return;
-      logger.warn('stopping at once');
-      process.exit(130);
-    }
-    signalledAtMs = performance.now();
-    logger.info('stopping', { signal });
-    end(0);
-  };
-  process.on('SIGINT', () => onSignal('SIGINT'));
-  process.on('SIGTERM', () => onSignal('SIGTERM'));
-  let relay: Awaited<ReturnType<typeof startRelay>>;
+  const { signal, asked } = stopSignal(logger);
   try {
-    relay = await startRelay(config, logger, fatal);
+    const { startRelay } = await import('./relay.ts');
+    const relay = await startRelay(config, logger, fatal, signal);
+    await asked;
+    await relay.stop();
   } catch (error) {
-    logger.error('cannot start', { error: error instanceof Error ? error.message : String(error) });
-    return 1;
+    if (error !== signal.reason)
+      logger.error('cannot start', { error: error instanceof Error ? error.message : String(error) });
+    if (!signal.aborted) return 1;
   }
-  const code = await ended;
-  const timer = setTimeout(() => {
-    logger.error('stopping took too long; what is not stored is made up from the log at the next start');
-    process.exit(1);
-  }, STOP_TIMEOUT_MS);
-  await relay.stop();
-  clearTimeout(timer);
   logger.info('stopped');
-  return code;
+  return 0;
 };
 
 const run = async (): Promise<number> => {

@@ -1,5 +1,5 @@
 /**
- * One relay in one process: composes the rooms in the order of the river and takes them down in reverse. Decides
+ * One relay in one process: composes the rooms, those that take events in last, and takes them down in reverse. Decides
  * nothing itself.
  */
 import path from 'node:path';
@@ -39,7 +39,7 @@ import { systemClock } from './network/clock.ts';
 import { guardedFetch } from './network/fetch.ts';
 import { guardedLookup } from './network/lookup.ts';
 import { k256 } from './repo/k256.ts';
-import { accountRow, createAccounts } from './sequencer/accounts.ts';
+import { createAccounts, shownRow } from './sequencer/accounts.ts';
 import { effectiveStatus } from './sequencer/decide.ts';
 import { createFlusher } from './sequencer/flusher.ts';
 import { createHealer, type Healer } from './sequencer/healer.ts';
@@ -52,13 +52,16 @@ import { openState } from './state/state.ts';
 import type { HostRow, State } from './state/types.ts';
 
 /** Frames received and not yet sequenced, over all threads: half a second at full speed. */
-export const MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024;
+const MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024;
 const HANDSHAKE_TIMEOUT_MS = 15_000;
 const PING_INTERVAL_MS = 30_000;
 /** Above the protocol's limit, so that a frame a little too large costs that frame and not the connection. */
 const MAX_RECEIVED_FRAME_BYTES = 8_000_000;
 /** The newest of the log in memory, for live readers: several ticks at full speed. Who is further behind reads the disk. */
 const TAIL_BYTES = 3 * 1024 * 1024;
+
+/** A stop tells consumers after this at the latest, also when a database or disk that hangs holds up what is in flight. */
+const GOODBYE_AFTER_MS = 10_000;
 
 /** How far behind the last stored seq a new log begins when the old one is lost: more than a flush ever trails by. */
 const LOST_LOG_SEQS = 1_000_000;
@@ -78,11 +81,15 @@ export interface Relay {
   stop(): Promise<void>;
 }
 
-/** Resolves when the relay serves. Rejects, with what was started stopped again, when it cannot. */
+/**
+ * Resolves when the relay serves. Rejects, with what was started stopped again, when it cannot, and with the reason of
+ * `signal` when that aborts before.
+ */
 export const startRelay = async (
   config: Config,
   logger: Logger,
   onFatal: (error: unknown) => void,
+  signal: AbortSignal = new AbortController().signal,
 ): Promise<Relay> => {
   const stops: (() => Promise<void> | void)[] = [];
   const stopAll = async (): Promise<void> => {
@@ -96,7 +103,7 @@ export const startRelay = async (
     stops.length = 0;
   };
   try {
-    return await compose(config, logger, onFatal, stops, stopAll);
+    return await compose(config, logger, onFatal, stops, stopAll, signal);
   } catch (error) {
     await stopAll();
     throw error;
@@ -161,6 +168,7 @@ const compose = async (
   onFatal: (error: unknown) => void,
   stops: (() => Promise<void> | void)[],
   stopAll: () => Promise<void>,
+  signal: AbortSignal,
 ): Promise<Relay> => {
   logger.debug('signatures of secp256k1 are verified', { by: k256().name });
   const nowMs = Date.now;
@@ -173,13 +181,18 @@ const compose = async (
     const embedded = await startEmbeddedPostgres({
       dataDir: config.dataDir,
       log: (level, message) => logger.log(level, message),
+      signal,
     });
     stops.push(() => embedded.stop());
     address = embedded.database;
   } else {
     address = config.databaseUrl;
   }
-  const state = await openState({ database: address, log: (level, message) => logger.log(level, message) });
+  const state = await openState({
+    database: address,
+    log: (level, message) => logger.log(level, message),
+    signal,
+  });
   stops.push(() => state.close());
 
   const backfill = createBackfillControl({
@@ -258,36 +271,34 @@ const compose = async (
     },
   });
 
-  if (log.appendedSeq < position)
-    throw new Error(
-      `the database reflects seq ${position}, but the log in ${config.dataDir}/log ends at ${log.appendedSeq}: ` +
-        'restore the log, or point DATABASE_URL and RELAY_DATA_DIR at what belongs together',
-    );
   const remade = await rebuild(position, {
     log,
     roster,
     accounts,
     flush: (position) => flusher.flush(position),
     progress: (records) => logger.info('reading the log into the database', { records }),
+    signal,
   });
   if (remade > 0) logger.info('brought the database up to the log', { records: remade });
   flusher.start();
   stops.push(() => flusher.stop());
 
-  // --- identities and ingest ---
+  // --- identities ---
   const resolver = createResolver({
     plcUrl: config.plcUrl,
     allowInsecure: config.allowInsecureHosts,
     userAgent: SERVER_HEADER,
   });
   stops.push(() => resolver.close());
-  late.healer = createHealer({
+  const healer = createHealer({
     fetch: guardedFetch,
     userAgent: SERVER_HEADER,
     allowPrivateAddresses: config.allowInsecureHosts,
     found: (did, status, asked) => sequencer.healed(did, status, asked),
     nowMs,
   });
+  late.healer = healer;
+  stops.push(() => healer.stop());
   const collections = await openCollectionService({
     dataDir: config.dataDir,
     log,
@@ -313,6 +324,7 @@ const compose = async (
     fatal: onFatal,
   });
   stops.push(() => collections.stop());
+  signal.throwIfAborted();
   const desk = createIdentityDesk({
     accounts,
     resolver,
@@ -322,32 +334,9 @@ const compose = async (
       setTimeout(callback, delayMs).unref();
     },
   });
-  const ingest = createIngestPool({
-    workers: config.ingestWorkers,
-    options: {
-      userAgent: SERVER_HEADER,
-      allowPrivateAddresses: config.allowInsecureHosts,
-      handshakeTimeoutMs: HANDSHAKE_TIMEOUT_MS,
-      pingIntervalMs: PING_INTERVAL_MS,
-      maxFrameBytes: MAX_RECEIVED_FRAME_BYTES,
-      maxBytesInFlight: MAX_BYTES_IN_FLIGHT,
-    },
-    lane: (thread) => ({
-      ...sequencer.lane((bytes) => thread.acknowledge(bytes)),
-      identify: (requests) => desk.ask(requests, (answers) => thread.identified(answers)),
-    }),
-    died: (detail) => onFatal(new Error(`an ingest thread died: ${detail}`)),
-  });
-  late.ingest = ingest;
-  stops.push(async () => {
-    await ingest.stop();
-    await sequencer.idle();
-  });
-  stops.push(() => {
-    // Without it, a database that is away would hold up the reports that connections have ended.
-    sequencer.drain();
-    return roster.stop();
-  });
+  /** All that has come in is sequenced; begins with the stop. */
+  let takenIn = Promise.resolve();
+  stops.push(() => takenIn);
 
   // --- what is served ---
   const eventLoop = createEventLoopSampler();
@@ -357,8 +346,7 @@ const compose = async (
   const accountsView: Accounts = {
     async lookup(did) {
       if (accounts.get(did) === undefined) await accounts.load([did]);
-      const account = accounts.get(did);
-      return account?.known ? accountRow(account) : null;
+      return shownRow(accounts.get(did));
     },
     effective(row) {
       const status = effectiveStatus(row);
@@ -399,6 +387,7 @@ const compose = async (
     port: config.apiPort,
     app,
     edges: { '/xrpc/com.atproto.sync.subscribeRepos': edge, ...jetstream.paths },
+    onError: (error) => logger.error('a request failed', { error: String(error) }),
   });
   stops.push(() => server.close());
 
@@ -420,7 +409,7 @@ const compose = async (
         if (view.pausedFor !== null) pausedHosts[view.pausedFor] = (pausedHosts[view.pausedFor] ?? 0) + 1;
       return {
         bytesInFlight,
-        maxBytesInFlight: MAX_BYTES_IN_FLIGHT,
+        maxBytesInFlight: ingest.maxBytesInFlight,
         pendingIdentities: heldDids,
         pendingEvents: heldFrames,
         lagSeconds: sequencer.lagSeconds,
@@ -463,7 +452,7 @@ const compose = async (
       sequencer: { ...sequencer.counters },
       accounts: { ...accounts.counters, cached: accounts.size, dirty: accounts.dirtyCount },
       identities: { ...desk.counters },
-      healer: { ...late.healer!.counters },
+      healer: { ...healer.counters },
       roster: { ...roster.counters },
       crawl: { ...roster.crawlCounters },
       backfill: backfill.counters,
@@ -477,6 +466,37 @@ const compose = async (
     sources,
   });
   stops.push(() => metrics.close());
+
+  // --- ingest: stopped before what is served, so that consumers get what is in flight ---
+  const ingest = createIngestPool({
+    workers: config.ingestWorkers,
+    options: {
+      userAgent: SERVER_HEADER,
+      allowPrivateAddresses: config.allowInsecureHosts,
+      handshakeTimeoutMs: HANDSHAKE_TIMEOUT_MS,
+      pingIntervalMs: PING_INTERVAL_MS,
+      maxFrameBytes: MAX_RECEIVED_FRAME_BYTES,
+      maxBytesInFlight: MAX_BYTES_IN_FLIGHT,
+    },
+    lane: (thread) => ({
+      ...sequencer.lane((bytes) => thread.acknowledge(bytes)),
+      identify: (requests) => desk.ask(requests, (answers) => thread.identified(answers)),
+    }),
+    died: (detail) => onFatal(new Error(`an ingest thread died: ${detail}`)),
+  });
+  late.ingest = ingest;
+  const stopTakingIn = async (): Promise<void> => {
+    // Without it, a database that is away would hold up the reports that connections have ended.
+    sequencer.drain();
+    await roster.stop();
+    await ingest.stop();
+    await sequencer.idle();
+  };
+  stops.push(() => {
+    takenIn = stopTakingIn();
+    const visible = takenIn.then(() => log.whenDurable(log.appendedSeq));
+    return Promise.race([visible, Bun.sleep(GOODBYE_AFTER_MS)]);
+  });
   logger.info('serving', {
     version: VERSION,
     url: server.url,
@@ -506,7 +526,6 @@ const compose = async (
       clock: systemClock,
       random: Math.random,
       userAgent: SERVER_HEADER,
-      allowPrivateAddresses: config.allowInsecureHosts,
       addHosts: (hosts) => roster.addHosts(hosts, 'upstream'),
       log: logFields,
     });

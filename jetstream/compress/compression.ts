@@ -11,8 +11,6 @@ export interface MessageCompression {
   /** null: there is no such dictionary here. */
   byId(dictionaryId: string): Compressor | null;
   readonly currentId: string | null;
-  /** All compressors, to count with: made when first used, but for v1's. */
-  all(): readonly Compressor[];
 }
 
 export interface CompressionOptions {
@@ -40,6 +38,5 @@ export const createCompression = (options: CompressionOptions): MessageCompressi
       return compressor;
     },
     currentId: dictionaries.current === null ? null : String(dictionaries.current.id),
-    all: () => [v1, ...named.values()],
   };
 };

@@ -17,8 +17,6 @@ export interface CompressorCounters {
   /** Before and after; their quotient is the ratio. */
   bytesIn: number;
   bytesOut: number;
-  /** Messages that took a context made for them alone: all when not `native`, else 0 as long as all is well. */
-  slowMessages: number;
 }
 
 export interface Compressor {
@@ -28,7 +26,10 @@ export interface Compressor {
   lend(bytes: Uint8Array): Uint8Array;
   /** As it stands in every frame; 0: no dictionary. */
   readonly dictionaryId: number;
-  /** false: neither the package nor this Bun gives a context that can be kept, so each message makes one, at a hundred times the cost. */
+  /**
+   * false: neither the package nor this Bun gives a context that can be kept, or the one they gave has failed; so each
+   * message makes one, at a hundred times the cost.
+   */
   readonly native: boolean;
   readonly counters: Readonly<CompressorCounters>;
 }
@@ -89,7 +90,7 @@ export const createCompressor = ({
   level = DEFAULT_LEVEL,
   open = openAny,
 }: CompressorOptions): Compressor => {
-  const counters: CompressorCounters = { messages: 0, bytesIn: 0, bytesOut: 0, slowMessages: 0 };
+  const counters: CompressorCounters = { messages: 0, bytesIn: 0, bytesOut: 0 };
   const room = new Uint8Array(KEPT_ROOM_BYTES);
   /** Of the first frame, the bits that say which dictionary is needed. */
   let idBits = -1;
@@ -104,20 +105,15 @@ export const createCompressor = ({
     const fault = slowFault(dictionary, level);
     if (fault !== null) throw new Error(`zstd does not work as expected: ${fault}`);
   }
-  const native = write !== null;
 
-  const slowly = (bytes: Uint8Array): Uint8Array => {
-    counters.slowMessages++;
-    return perMessage(dictionary, level, bytes);
-  };
   const frameOf = (bytes: Uint8Array): Uint8Array => {
-    if (write === null) return slowly(bytes);
+    if (write === null) return perMessage(dictionary, level, bytes);
     const needed = roomFor(bytes.length);
     const target = needed <= room.length ? room : new Uint8Array(needed);
     const length = write(bytes, target);
     if (length < 0 || (target[4]! & 3) !== idBits) {
       write = null;
-      return slowly(bytes);
+      return perMessage(dictionary, level, bytes);
     }
     return target.subarray(0, length);
   };
@@ -132,7 +128,9 @@ export const createCompressor = ({
 
   return {
     dictionaryId: dictionary?.id ?? 0,
-    native,
+    get native() {
+      return write !== null;
+    },
     counters,
     compress(bytes) {
       const frame = lend(bytes);

@@ -20,7 +20,7 @@ const CACHE_CONTROL = 'public, max-age=31536000, immutable';
 const CACHE_CONTROL_OF_CURRENT = 'public, max-age=300';
 
 const refusal = (status: number, error: string, message: string): Response =>
-  Response.json({ error, message }, { status, headers: { 'access-control-allow-origin': '*' } });
+  Response.json({ error, message }, { status });
 
 /** Whether an If-None-Match names this tag (RFC 9110, section 13.1.2: weak comparison). */
 const matches = (ifNoneMatch: string, etag: string): boolean =>
@@ -54,7 +54,6 @@ export const createDictionaries = (list: readonly Dictionary[]): Dictionaries =>
       const etag = `"${dictionary.sha256}"`;
       const headers = {
         etag,
-        'access-control-allow-origin': '*',
         'cache-control': id === null ? CACHE_CONTROL_OF_CURRENT : CACHE_CONTROL,
       };
       if (ifNoneMatch !== null && matches(ifNoneMatch, etag))

@@ -829,7 +829,6 @@ export const createJetstreamEdge = (options: JetstreamEdgeOptions): JetstreamEdg
       ask.format.version === 'v2' && offered.some((protocol) => protocol.trim() === V2_SUBPROTOCOL);
     return consumers.admit(request, server, context, {
       ask,
-      requestedCursor: ask.options.cursor,
       ...(isOffered ? { headers: { 'sec-websocket-protocol': V2_SUBPROTOCOL } } : {}),
       refuse,
     });

@@ -62,14 +62,6 @@ export const V1_KINDS = kindBit(KIND.commit) | kindBit(KIND.identity) | kindBit(
 /** What v2 emits. */
 export const V2_KINDS = V1_KINDS | kindBit(KIND.sync);
 
-/** What a v1 client without options gets. */
-export const EVERYTHING_V1: Filter = {
-  collections: null,
-  dids: null,
-  kinds: V1_KINDS,
-  maxMessageSizeBytes: 0,
-};
-
 /** A text for a close frame: at most 123 bytes of UTF-8, cut between characters. */
 export const cutCloseReason = (text: string): string => {
   const bytes = new Uint8Array(MAX_CLOSE_REASON_BYTES);

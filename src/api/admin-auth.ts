@@ -31,6 +31,19 @@ export const createSecretCheck = (secrets: readonly string[]): ((secret: string)
   };
 };
 
+/**
+ * Whether a browser says that another site than ours makes it send the request; what is no browser says nothing.
+ * Source: Fetch Metadata Request Headers, Sec-Fetch-Site; the Fetch standard, Origin header.
+ */
+const isFromAnotherSite = (headers: Headers): boolean => {
+  const site = headers.get('sec-fetch-site');
+  if (site !== null && site !== 'same-origin' && site !== 'none') return true;
+  const origin = headers.get('origin');
+  if (origin === null) return false;
+  const from = URL.parse(origin);
+  return from === null || from.host !== URL.parse(`${from.protocol}//${headers.get('host') ?? ''}`)?.host;
+};
+
 /** Lets only admins through. `failures` counts failed logins per address: over its limit, even a good one waits. */
 export const adminAuth = (options: {
   readonly passwords: readonly string[];
@@ -56,11 +69,7 @@ export const adminAuth = (options: {
       });
     }
     // A browser that remembers the password would send it along with a request that another site makes.
-    if (
-      c.req.method !== 'GET' &&
-      c.req.method !== 'HEAD' &&
-      c.req.header('sec-fetch-site') === 'cross-site'
-    ) {
+    if (c.req.method !== 'GET' && c.req.method !== 'HEAD' && isFromAnotherSite(c.req.raw.headers)) {
       return xrpcError(c, 403, 'Forbidden', 'admin routes do not take requests from other sites');
     }
     failures.forget(key);

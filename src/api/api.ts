@@ -1,7 +1,7 @@
 /**
  * The HTTP API: public XRPC routes, health, admin routes and pages for people. It owns no state but the
- * per-address limits; everything it tells comes from its dependencies. It never answers anything but JSON,
- * except for pages that were asked for as HTML.
+ * per-address limits and the number of requests in work; everything it tells comes from its dependencies. Errors are
+ * JSON, whoever asks.
  */
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
@@ -17,7 +17,7 @@ import { createRateLimiter } from './rate-limit.ts';
 import type { RequestEnvironment } from './server.ts';
 import { addSyncRoutes } from './sync.ts';
 import type { Accounts, ApiRoster, ApiState, ConsumerView, Pages } from './types.ts';
-import { SERVER_HEADER, VERSION } from './version.ts';
+import { VERSION } from './version.ts';
 import { xrpcError } from './xrpc-error.ts';
 
 /** What every handler gets as `c.env`. */
@@ -27,7 +27,7 @@ export interface ApiEnv {
 
 export interface ApiOptions {
   readonly roster: ApiRoster;
-  readonly state: Pick<ApiState, 'listRepos'>;
+  readonly state: Pick<ApiState, 'listRepos' | 'firstActiveRepo'>;
   readonly accounts: Accounts;
   readonly pages: Pages;
   /** Reads of the collection index; absent: its routes answer MethodNotImplemented. */
@@ -71,10 +71,7 @@ export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
   const clock = options.clock ?? Date.now;
   const app = new Hono<ApiEnv>();
 
-  app.use(async (c, next) => {
-    await next();
-    c.header('server', SERVER_HEADER);
-  });
+  // For preflights; the headers that every answer has are the server's.
   app.use(cors({ origin: '*', allowMethods: ['GET', 'HEAD', 'POST', 'OPTIONS'], maxAge: 86_400 }));
 
   const health = (c: Parameters<typeof xrpcError>[0]) => {
@@ -153,6 +150,10 @@ export const createApi = (options: ApiOptions): Hono<ApiEnv> => {
     options.onError ?? ((cause: unknown, path: string) => console.error(`request to ${path} failed:`, cause));
   let toldAwayAtMs = Number.NEGATIVE_INFINITY;
   app.onError((error, c) => {
+    // Who hangs up amid a body is no failure of ours, and hears no answer.
+    if (error.name === 'AbortError' && c.req.raw.signal.aborted) {
+      return xrpcError(c, 400, 'InvalidRequest', 'the request ended before its body did');
+    }
     if (isDatabaseAway(error)) {
       if (clock() - toldAwayAtMs >= TELL_AWAY_EVERY_MS) {
         toldAwayAtMs = clock();

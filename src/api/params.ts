@@ -36,11 +36,14 @@ export const limitSchema = (preset: number, max: number) => {
   );
 };
 
-/** A cursor that an earlier page gave: the decimal id of its last row. Absent: the beginning. */
+/**
+ * A cursor that an earlier page gave: the decimal id of its last row. Absent: the beginning; so is an empty one, which
+ * clients of some languages send where they have none.
+ */
 export const cursorSchema = v.optional(
   v.pipe(
     v.string(),
-    v.regex(/^[0-9]{1,16}$/, 'cursor is not one of ours'),
+    v.regex(/^[0-9]{0,16}$/, 'cursor is not one of ours'),
     v.transform(Number),
     v.safeInteger('cursor is not one of ours'),
   ),

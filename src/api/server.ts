@@ -1,6 +1,8 @@
 /**
  * The one listener of the public side. It owns the Bun server: routes of an edge are upgraded by that edge, all
- * other requests go to the hono app. Every answer, the upgrade's included, carries the Server and CORS headers.
+ * other requests go to the hono app. Every answer, the upgrade's included, carries the Server and CORS headers; but
+ * for what Bun refuses before anybody is asked, with no more than a status: a head that is no HTTP (400, 505) or is
+ * longer than 16 KiB (431), a body of more than 2^53 bytes (413).
  */
 import type { Server } from 'bun';
 import { SOCKET_QUEUE_LIMIT_BYTES } from './edge/limits.ts';
@@ -14,12 +16,16 @@ export const MAX_CLIENT_MESSAGE_BYTES = 64 * 1024;
 /**
  * What Bun takes of one message before it closes the socket by itself, on any path: Bun has one bound for all
  * sockets. An edge may let its consumers send this much; those of other edges are closed as soon as their message is
- * whole.
+ * whole. Just above the 10,000,000 bytes of a message that Jetstream must receive in order to ignore what is longer:
+ * Bun holds all of what is not whole.
  */
-export const MAX_RECEIVED_MESSAGE_BYTES = 16 * 1024 * 1024;
+export const MAX_RECEIVED_MESSAGE_BYTES = 10 * 1024 * 1024;
 
-/** A backstop far above the API's own limit: Bun answers 413 by itself, with an empty body. */
-const MAX_SERVER_BODY_BYTES = 1024 * 1024;
+/**
+ * No bound, or Bun would answer 413 without our headers: the app has one of its own. What nobody reads of a body, Bun
+ * takes from the socket and keeps nothing of it.
+ */
+const MAX_SERVER_BODY_BYTES = Number.MAX_SAFE_INTEGER;
 
 /** A requestCrawl answers when the host has been looked at, which may take a while. */
 export const IDLE_TIMEOUT_SECONDS = 60;
@@ -32,6 +38,8 @@ export interface ServerOptions {
   readonly app: { fetch(request: Request, env: RequestEnvironment): Response | Promise<Response> };
   /** Path → edge. */
   readonly edges: Readonly<Record<string, Edge>>;
+  /** Told about what should not happen in an edge; the caller gets a 500. The app tells of its own. */
+  readonly onError?: (error: unknown) => void;
 }
 
 /** What the app is told beside the request. */
@@ -48,13 +56,23 @@ export interface RunningServer {
   close(): Promise<void>;
 }
 
+/**
+ * The request with a whole URL; null when its Host is none. Without a Host, as health checks send it, there is no
+ * more than a path: that is meant for whoever listens here.
+ */
+const withOrigin = (request: Request, origin: string): Request | null => {
+  if (URL.canParse(request.url)) return request;
+  return request.headers.get('host') ? null : new Request(origin + request.url, request);
+};
+
 const decorate = (response: Response): Response => {
   response.headers.set('server', SERVER_HEADER);
-  if (!response.headers.has('access-control-allow-origin')) {
-    response.headers.set('access-control-allow-origin', '*');
-  }
+  response.headers.set('access-control-allow-origin', '*');
   return response;
 };
+
+const failure = (status: number, error: string, message: string): Response =>
+  decorate(Response.json({ error, message }, { status }));
 
 /** Whether a message has more bytes than that, as UTF-8 if it is text. */
 const isLonger = (message: string | Uint8Array, bytes: number): boolean => {
@@ -67,8 +85,13 @@ const isLonger = (message: string | Uint8Array, bytes: number): boolean => {
  * Starts listening. Throws when the address is taken or not ours.
  */
 export const startServer = (options: ServerOptions): RunningServer => {
-  const { app, edges } = options;
-  const upgradeHeaders = { server: SERVER_HEADER, 'access-control-allow-origin': '*' };
+  const { app, edges, onError = (error: unknown) => console.error('a request failed:', error) } = options;
+  const upgradeHeaders = {
+    server: SERVER_HEADER,
+    'access-control-allow-origin': '*',
+    // Left to itself, Bun agrees to the first subprotocol that is offered, whatever it is.
+    'sec-websocket-protocol': '',
+  };
   const paths = new Map(Object.entries(edges));
 
   const server: Server<EdgeSocketData> = Bun.serve<EdgeSocketData>({
@@ -77,8 +100,10 @@ export const startServer = (options: ServerOptions): RunningServer => {
     maxRequestBodySize: MAX_SERVER_BODY_BYTES,
     idleTimeout: IDLE_TIMEOUT_SECONDS,
     development: false,
-    async fetch(request, self) {
-      const remoteAddress = remoteAddressOf(self.requestIP(request)?.address ?? '', request.headers);
+    async fetch(received, self) {
+      const remoteAddress = remoteAddressOf(self.requestIP(received)?.address ?? '', received.headers);
+      const request = withOrigin(received, self.url.origin);
+      if (request === null) return failure(400, 'InvalidRequest', 'the Host header names no host');
       const start = request.url.indexOf('/', request.url.indexOf('://') + 3);
       const query = request.url.indexOf('?', start);
       const edge = paths.get(request.url.slice(start, query < 0 ? undefined : query));
@@ -90,10 +115,8 @@ export const startServer = (options: ServerOptions): RunningServer => {
       return decorate(await app.fetch(request, { remoteAddress }));
     },
     error(error) {
-      console.error('request failed:', error);
-      return decorate(
-        Response.json({ error: 'InternalServerError', message: 'the request failed' }, { status: 500 }),
-      );
+      onError(error);
+      return failure(500, 'InternalServerError', 'the request failed; it is not your fault');
     },
     websocket: {
       // The edges ping by themselves and judge by progress.

@@ -1,7 +1,8 @@
 /**
  * The public com.atproto.sync.* routes, but for subscribeRepos (an edge) and listReposByCollection (collections.ts).
  * Source: the lexicons of the same names. Cursors are the id of a page's last row: rows are only ever appended,
- * so a cursor stays good for months, and a page is never empty while more follow.
+ * so a cursor stays good for months, and a page is never empty while more follow. A page of listRepos with room for
+ * more than one has an active repo while one follows: as its last, which comes again in its own place.
  */
 import type { Context, Hono } from 'hono';
 import * as v from 'valibot';
@@ -22,7 +23,7 @@ export const LIST_REPOS_LIMIT = { preset: 500, max: 1000 } as const;
 
 export interface SyncRoutes {
   readonly roster: ApiRoster;
-  readonly state: Pick<ApiState, 'listRepos'>;
+  readonly state: Pick<ApiState, 'listRepos' | 'firstActiveRepo'>;
   readonly accounts: Accounts;
   /** Of requestCrawl, per address. */
   readonly crawlLimiter: RateLimiter;
@@ -36,18 +37,20 @@ const hostBody = ({ row }: HostView) => ({
   status: row.banned ? 'banned' : row.status,
 });
 
+const statusOf = (repo: ListedRepo): string | null => repo.ownStatus ?? repo.upstreamStatus;
+
 const repoBody = (repo: ListedRepo) => {
-  const status = repo.ownStatus ?? repo.upstreamStatus;
+  const status = statusOf(repo);
   return {
     did: repo.did,
-    head: cidText(repo.commit!),
-    rev: repo.rev!,
+    head: cidText(repo.commit),
+    rev: repo.rev,
     active: status === null,
     ...(status === null ? {} : { status }),
   };
 };
 
-/** Why an account's repo is not given out. null: it is. */
+/** What an inactive account's repo is refused with. */
 const inactiveError = (status: string | undefined): { error: string; message: string } => {
   if (status === 'takendown') return { error: 'RepoTakendown', message: 'the repo has been taken down' };
   if (status === 'suspended') return { error: 'RepoSuspended', message: 'the repo has been suspended' };
@@ -121,14 +124,16 @@ export const addSyncRoutes = (app: Hono<ApiEnv>, dependencies: SyncRoutes): void
     if (!query.ok) return invalid(c, query.message);
     const { limit, cursor } = query.value;
     let page = await state.listRepos(cursor, limit);
-    let repos = page.repos.filter((repo) => repo.commit !== null && repo.rev !== null);
-    // A client that sees an empty page believes that it has seen all.
-    while (repos.length === 0 && page.cursor !== null) {
-      page = await state.listRepos(page.cursor, limit);
-      repos = page.repos.filter((repo) => repo.commit !== null && repo.rev !== null);
+    if (page.cursor !== null && limit > 1 && page.repos.every((repo) => statusOf(repo) !== null)) {
+      // A client that sees no active repo believes that it has seen all: the next one stands in for the page's last.
+      const active = await state.firstActiveRepo(page.cursor);
+      if (active !== null) {
+        page = await state.listRepos(cursor, limit - 1);
+        page.repos.push(active);
+      }
     }
     return c.json({
-      repos: repos.map(repoBody),
+      repos: page.repos.map(repoBody),
       ...(page.cursor === null ? {} : { cursor: String(page.cursor) }),
     });
   });

@@ -50,8 +50,6 @@ export interface ConsumerView {
   readonly edge?: string;
   readonly remoteAddress: string;
   readonly userAgent: string;
-  /** The cursor it came with; null = live. */
-  readonly requestedCursor: number | null;
   /** Last seq handed to its socket. */
   readonly seq: number;
   /** How many seqs it is behind the newest durable one. */
@@ -63,7 +61,6 @@ export interface ConsumerView {
   /** Bytes waiting in its socket's queue in this process. */
   readonly queuedBytes: number;
   readonly connectedAtMs: number;
-  readonly lastProgressAtMs: number;
 }
 
 /** Accounts as the sequencer holds them: newer than the database. */
@@ -120,7 +117,7 @@ export interface CollectionsPage {
 /** The parts of the state that the API reads. */
 export type ApiState = Pick<
   State,
-  'listRepos' | 'rejectionsOfHost' | 'rejectionsOfAccount' | 'gapsOfHost' | 'counts'
+  'listRepos' | 'firstActiveRepo' | 'rejectionsOfHost' | 'rejectionsOfAccount' | 'gapsOfHost' | 'counts'
 >;
 
 /** The parts of the roster that the API uses. */

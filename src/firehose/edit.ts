@@ -3,16 +3,7 @@
  * order of the body's fields is kept, so fields nobody knows come out as they went in.
  * The bytes given must be a frame that `scanFrame` accepted.
  */
-import {
-  headBytes,
-  headBytesOf,
-  headValue,
-  MAJOR_MAP,
-  MAJOR_TEXT,
-  MAJOR_UNSIGNED,
-  skipItem,
-  writeHead,
-} from './cbor.ts';
+import { headBytes, headBytesOf, headValue, MAJOR_MAP, MAJOR_TEXT, skipItem, writeHead } from './cbor.ts';
 import type { ScannedFrame } from './types.ts';
 
 /** A frame after a change, and where its seq now is (both 0 without one). */
@@ -27,32 +18,9 @@ export interface EditableFrame extends EditedFrame {
   readonly bodyStart: number;
 }
 
-/** Bytes that `seq` (0…2^53−1) takes when encoded. */
-export const seqBytes = (seq: number): number => headBytesOf(seq);
-
-/** Writes the encoded seq at `at`; answers the offset after it. */
-export const writeSeq = (target: Uint8Array, at: number, seq: number): number =>
-  writeHead(target, at, MAJOR_UNSIGNED, seq);
-
-/** The length of the frame once its seq is `seq`. */
-export const sequencedBytes = (frame: EditedFrame, seq: number): number =>
-  frame.bytes.length - (frame.seqEnd - frame.seqStart) + headBytesOf(seq);
-
-/** Writes the frame with `seq` in place of its own at `at` of `target`; answers the offset after it. */
-export function writeSequenced(target: Uint8Array, at: number, frame: EditedFrame, seq: number): number {
-  const { bytes, seqStart, seqEnd } = frame;
-  target.set(bytes.subarray(0, seqStart), at);
-  const after = writeSeq(target, at + seqStart, seq);
-  target.set(bytes.subarray(seqEnd), after);
-  return after + bytes.length - seqEnd;
-}
-
-/** `writeSequenced` into new memory, and where the new seq is. */
-export function withSeq(frame: EditedFrame, seq: number): EditedFrame {
-  const bytes = new Uint8Array(sequencedBytes(frame, seq));
-  writeSequenced(bytes, 0, frame, seq);
-  return { bytes, seqStart: frame.seqStart, seqEnd: frame.seqStart + seqBytes(seq) };
-}
+/** The length of the frame with the largest seq there can be: no seq of ours makes it longer. */
+export const maxSequencedBytes = ({ bytes, seqStart, seqEnd }: EditedFrame): number =>
+  bytes.length - (seqEnd - seqStart) + headBytesOf(Number.MAX_SAFE_INTEGER);
 
 const encoder = new TextEncoder();
 
@@ -115,7 +83,7 @@ function rebuild(frame: EditableFrame, place: Place, field: Uint8Array, count: n
 
 /**
  * Sets a field of the body to an encoded canonical value, in its canonical place, whether it was there or not.
- * Not for `seq` itself: that is what `withSeq` is for.
+ * Not for `seq` itself: that is put in when the frame is written to the log.
  */
 export function setField(frame: EditableFrame, name: string, value: Uint8Array): EditedFrame {
   const key = encoder.encode(name);
@@ -153,11 +121,13 @@ export function encodedText(value: string): Uint8Array {
 export const encodedBoolean = (value: boolean): Uint8Array => (value ? ENCODED_TRUE : ENCODED_FALSE);
 
 /**
- * Fills in the deprecated fields that the lexicon still requires and some hosts leave out (strict consumers break
- * on that): tooBig and rebase false, blobs []. A frame that misses none is answered as it is.
+ * Mends what strict consumers break on: deprecated fields that the lexicon still requires and some hosts leave out
+ * (tooBig and rebase false, blobs []) are filled in, an optional one that says nothing is taken out. A frame without
+ * either is answered as it is.
  */
-export function fillMissing(frame: ScannedFrame): EditedFrame {
-  const { missing, bodyStart } = frame;
+export function mend(frame: ScannedFrame): EditedFrame {
+  const { missing, blank, bodyStart } = frame;
+  if (blank !== null) return removeField(frame, blank);
   if (!missing.tooBig && !missing.rebase && !missing.blobs) return frame;
   let edited: EditedFrame = frame;
   if (missing.blobs) edited = setField({ ...edited, bodyStart }, 'blobs', ENCODED_EMPTY_ARRAY);

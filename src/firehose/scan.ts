@@ -47,6 +47,8 @@ const MAX_NAME_LENGTH = 128;
 /** Of the message beside it; what is longer is cut, it is for people. */
 const MAX_MESSAGE_LENGTH = 512;
 
+const EMPTY_TEXT = 0x60;
+
 const NO_OPS: readonly Op[] = [];
 const NONE_MISSING = { tooBig: false, rebase: false, blobs: false } as const;
 
@@ -149,6 +151,9 @@ const TYPES: readonly (readonly [string, Uint8Array, Kind])[] = [
   ['#info', ascii('#info'), KIND.info],
 ];
 
+/** What a type begins with in its short form, the only one there is on the wire (Event Stream, "Framing"). */
+const HASH = 0x23;
+
 const OP = ascii('op');
 const ACTION = ascii('action');
 const PATH = ascii('path');
@@ -203,6 +208,8 @@ function readHeader(bytes: Uint8Array): number | Rejection {
   const length = headValue(bytes, typeAt);
   const start = typeAt + headBytes(bytes, typeAt);
   if (length === 0 || length > MAX_TYPE_LENGTH) return reject('frame_header_invalid', 'length of t');
+  // With its lexicon's name before the '#', a consumer takes for a commit what is to us of an unknown type, and unverified.
+  if (bytes[start] !== HASH) return reject('frame_header_invalid', 't is not in its short form');
   for (const [type, word, kind] of TYPES) {
     if (length === word.length && equals(bytes, start, word)) {
       headerType = type;
@@ -266,6 +273,10 @@ function locate(bytes: Uint8Array, bodyStart: number): Rejection | null {
 }
 
 const isText = (bytes: Uint8Array, at: number): boolean => bytes[at]! >> 5 === MAJOR_TEXT;
+
+/** Whether an optional text is there but says nothing: some hosts write what is absent as null, or as ''. */
+const isBlank = (bytes: Uint8Array, at: number): boolean =>
+  at !== 0 && (bytes[at] === NULL || bytes[at] === EMPTY_TEXT);
 
 /** The text at `at`, which the caller knows to be one. */
 function textAt(bytes: Uint8Array, at: number): string {
@@ -381,7 +392,7 @@ function isLinkArray(bytes: Uint8Array, at: number): boolean {
  * Answers offsets into `bytes` (which it keeps, and of which the ops' digests are views) or the refusal:
  * frame_too_large, frame_not_canonical, frame_header_invalid, frame_field_missing, frame_field_invalid (the detail
  * names the field), rev_invalid, ops_too_many, op_invalid. An unknown type needs no field at all: `seq` and `did`
- * are given where they are present and well formed. Never throws, whatever the bytes.
+ * are given where they are present, well formed and, with `repo` beside `did`, the same account. Never throws, whatever the bytes.
  */
 export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
   if (bytes.length > MAX_FRAME_BYTES) return reject('frame_too_large', `${bytes.length} bytes`);
@@ -407,6 +418,7 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
   let tooBig = false;
   let rebase = false;
   let absent: ScannedFrame['missing'] = NONE_MISSING;
+  let blank: ScannedFrame['blank'] = null;
   let handle: string | null = null;
   let active = false;
   let status: string | null = null;
@@ -437,7 +449,8 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
 
     if (kind === KIND.identity) {
       const at = fields[HANDLE]!;
-      if (at !== 0) {
+      if (isBlank(bytes, at)) blank = 'handle';
+      else if (at !== 0) {
         if (!isText(bytes, at) || headValue(bytes, at) > MAX_HANDLE_LENGTH) return invalid('handle');
         handle = textAt(bytes, at);
       }
@@ -447,10 +460,11 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
       if (bytes[at] !== TRUE && bytes[at] !== FALSE) return invalid('active');
       active = bytes[at] === TRUE;
       const statusAt = fields[STATUS]!;
-      if (statusAt !== 0) {
+      if (isBlank(bytes, statusAt)) blank = 'status';
+      else if (statusAt !== 0) {
         if (!isText(bytes, statusAt)) return invalid('status');
         status = cutText(bytes, statusAt, MAX_STATUS_LENGTH + 1);
-        if (status === '' || status.length > MAX_STATUS_LENGTH) return invalid('status');
+        if (status.length > MAX_STATUS_LENGTH) return invalid('status');
       }
     } else {
       const revAt = fields[REV]!;
@@ -503,8 +517,10 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
       }
     }
   } else if (kind === KIND.unknown) {
-    if (fields[DID] !== 0) did = didAt(bytes, fields[DID]!);
-    else if (fields[REPO] !== 0) did = didAt(bytes, fields[REPO]!);
+    const [didField, repoField] = [fields[DID]!, fields[REPO]!];
+    if (didField !== 0 || repoField !== 0) did = didAt(bytes, didField !== 0 ? didField : repoField);
+    // Which of two it is about nobody knows.
+    if (didField !== 0 && repoField !== 0 && didAt(bytes, repoField) !== did) did = '';
   } else {
     const field = kind === KIND.info ? NAME : ERROR;
     name = cutText(bytes, fields[field]!, MAX_NAME_LENGTH);
@@ -536,6 +552,7 @@ export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
     tooBig,
     rebase,
     missing: absent,
+    blank,
     handle,
     active,
     status,

@@ -1,5 +1,3 @@
-import type { Rejection } from '../reasons.ts';
-
 /** Kinds as numbers, because they are stored in log records and compared on the hot path. Never renumber. */
 export const KIND = { commit: 1, sync: 2, identity: 3, account: 4, info: 5, unknown: 6, error: 7 } as const;
 export type Kind = (typeof KIND)[keyof typeof KIND];
@@ -59,6 +57,8 @@ export interface ScannedFrame {
   readonly rebase: boolean;
   /** commit: which required deprecated fields the host left out; they are filled in when sequenced. */
   readonly missing: { readonly tooBig: boolean; readonly rebase: boolean; readonly blobs: boolean };
+  /** identity and account: the optional field that says nothing (null or ''), to be taken out when sequenced; or null. */
+  readonly blank: 'handle' | 'status' | null;
   /** identity: the handle, null when absent. */
   readonly handle: string | null;
   /** account. */
@@ -69,6 +69,3 @@ export interface ScannedFrame {
   readonly name: string;
   readonly message: string;
 }
-
-/** `scanFrame`: never throws, whatever the bytes. */
-export type ScanFrame = (bytes: Uint8Array) => ScannedFrame | Rejection;

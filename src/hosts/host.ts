@@ -28,7 +28,7 @@ export interface HostState {
 
   // ---- written by the sequencer ----
   /**
-   * Upstream seq up to which everything is in our log or dropped on purpose; 0 = none, start live. May run ahead of
+   * Upstream seq up to which everything is in our log or dropped on purpose; 0 = nothing came yet. May run ahead of
    * the disk: a row taken by `takeDirty` may be stored only when all that was appended before is durable.
    * Never write what came in under an older `cursorEpoch`.
    */
@@ -50,7 +50,7 @@ export interface HostState {
   /** Banned itself (not merely below a banned domain). */
   ownBan: boolean;
   trusted: boolean;
-  /** What the upstream relay counted; 0 = unknown. */
+  /** What the upstream relay counts; 0 = unknown. */
   expectedAccounts: number;
   accountLimit: number | null;
   eventsPerSecondLimit: number | null;
@@ -66,7 +66,8 @@ export interface HostState {
   pausedFor: HostView['pausedFor'];
 
   // ---- of the running or last connection, written by the roster ----
-  cursorAtConnect: number;
+  /** What it was asked to begin after; null = live. */
+  cursorAtConnect: number | null;
   eventsAtConnect: number;
   /** Cursor put aside while a connection without it is tried. */
   heldCursor: { readonly cursor: number; readonly ahead: Set<number> } | null;
@@ -86,11 +87,13 @@ export const rowOf = (host: HostState, status: string): HostRow => {
     cursor: kept.cursor,
     ahead: kept.ahead.size === 0 ? [] : [...kept.ahead].sort((a, b) => a - b),
     accountCount: host.accountCount,
+    expectedAccounts: host.expectedAccounts,
     accountLimit: host.accountLimit,
     eventsPerSecondLimit: host.eventsPerSecondLimit,
     validation: host.validation,
     createdAtMs: host.createdAtMs,
     lastEventAtMs: host.lastEventAtMs,
+    connectedUntilMs: host.life.connectedUntilMs,
     failures: host.life.failures,
   };
 };
@@ -105,9 +108,11 @@ export const newHostRow = (
   cursor: 0,
   ahead: [],
   accountCount: 0,
+  expectedAccounts: 0,
   accountLimit: null,
   eventsPerSecondLimit: null,
   validation: null,
   lastEventAtMs: 0,
+  connectedUntilMs: null,
   failures: 0,
 });

@@ -25,6 +25,11 @@ export const STABLE_MS = 120_000;
 export const STABLE_EVENTS = 100;
 /** Closes for malformed frames are forgiven only by a connection that lasted this long. */
 export const MALFORMED_FORGIVEN_MS = 60 * 60_000;
+/**
+ * While a connection lasts it is noted at least this often that it does: what a crash may add to the age of a cursor.
+ * Each time after half of it to all of it, so that thousands of hosts, opened in one go, are not all stored in one go.
+ */
+const NOTE_EVERY_MS = 60 * 60_000;
 /** A close this soon after opening, with a cursor and without progress, is held against the cursor. */
 export const CURSOR_SUSPECT_MS = 30_000;
 /** After this many of them in a row, over at least this long, one connection without the cursor is tried. */
@@ -61,8 +66,13 @@ export interface Life {
   readonly lastAttemptAtMs: number;
   /** Set while open (and closing after open). */
   readonly openedAtMs: number | null;
-  /** When we were last known to be connected: the age of the cursor. */
-  readonly connectedUntilMs: number;
+  /** Set in `open` and only there: when it is noted next that the connection lasts. */
+  readonly nextNoteAtMs: number | null;
+  /**
+   * When we were last known to be connected and to get all that is sent: the age of the cursor. null: not known, or
+   * not since the cursor was given up.
+   */
+  readonly connectedUntilMs: number | null;
 }
 
 export type GapCause = 'cursor_too_old' | 'future_cursor' | 'cursor_fails';
@@ -124,7 +134,7 @@ export const newLife = (initial: {
   readonly status: string;
   readonly failures: number;
   readonly firstAttemptAtMs: number;
-  readonly connectedUntilMs: number;
+  readonly connectedUntilMs: number | null;
 }): Life => ({
   phase: initial.banned ? 'banned' : 'waiting',
   // Nobody is connected at the start: a host that was fine is idle until it is reached.
@@ -140,17 +150,13 @@ export const newLife = (initial: {
   notBeforeMs: 0,
   lastAttemptAtMs: Number.NEGATIVE_INFINITY,
   openedAtMs: null,
+  nextNoteAtMs: null,
   connectedUntilMs: initial.connectedUntilMs,
 });
 
 /** When the machine wants its next `tick`; null: never. */
-export const nextWakeMs = (life: Life): number | null => {
-  if (life.phase === 'waiting') return life.nextAttemptAtMs;
-  if (life.phase !== 'open' || life.openedAtMs === null) return null;
-  if (life.failures > 0 || life.trial) return life.openedAtMs + STABLE_MS;
-  if (life.malformedCloses > 0) return life.openedAtMs + MALFORMED_FORGIVEN_MS;
-  return null;
-};
+export const nextWakeMs = (life: Life): number | null =>
+  life.phase === 'waiting' ? life.nextAttemptAtMs : life.phase === 'open' ? life.nextNoteAtMs : null;
 
 const waiting = (life: Life, atMs: number): Life => ({
   ...life,
@@ -159,16 +165,18 @@ const waiting = (life: Life, atMs: number): Life => ({
   openedAtMs: null,
 });
 
-const tick = (life: Life, hasCursor: boolean, nowMs: number): Step => {
-  if (life.phase === 'open' && life.openedAtMs !== null) {
+const tick = (life: Life, hasCursor: boolean, nowMs: number, random: number): Step => {
+  if (life.phase === 'open' && life.openedAtMs !== null && life.nextNoteAtMs !== null) {
+    if (nowMs < life.nextNoteAtMs) return { life, effects: NONE };
     const lastedMs = nowMs - life.openedAtMs;
-    if (lastedMs < STABLE_MS) return { life, effects: NONE };
     const settled: Life = {
       ...life,
       failures: 0,
       cursorFailures: 0,
       malformedCloses: lastedMs >= MALFORMED_FORGIVEN_MS ? 0 : life.malformedCloses,
       trial: false,
+      nextNoteAtMs: nowMs + Math.floor(((1 + random) * NOTE_EVERY_MS) / 2),
+      connectedUntilMs: nowMs,
     };
     return { life: settled, effects: life.trial ? [{ kind: 'trial_kept' }] : NONE };
   }
@@ -183,9 +191,9 @@ const tick = (life: Life, hasCursor: boolean, nowMs: number): Step => {
     openedAtMs: null,
     trial: false,
   };
-  if (hasCursor && nowMs - life.connectedUntilMs > MAX_CURSOR_AGE_MS)
+  if (hasCursor && life.connectedUntilMs !== null && nowMs - life.connectedUntilMs > MAX_CURSOR_AGE_MS)
     return {
-      life: { ...connecting, cursorFailures: 0 },
+      life: { ...connecting, cursorFailures: 0, connectedUntilMs: null },
       effects: [{ kind: 'reset_cursor', cause: 'cursor_too_old' }, { kind: 'connect' }],
     };
   if (
@@ -214,8 +222,15 @@ const closed = (life: Life, input: LifeInput & { kind: 'closed' }, nowMs: number
   const stable = life.openedAtMs !== null && (input.events >= STABLE_EVENTS || lastedMs >= STABLE_MS);
 
   const effects: LifeEffect[] = [];
-  const after: { -readonly [K in keyof Life]: Life[K] } = { ...life, nextAttemptAtMs: null, trial: false };
-  if (life.openedAtMs !== null) after.connectedUntilMs = nowMs;
+  const after: { -readonly [K in keyof Life]: Life[K] } = {
+    ...life,
+    nextAttemptAtMs: null,
+    nextNoteAtMs: null,
+    trial: false,
+  };
+  // Of a short one without a cursor nobody knows whether it brought what was sent meanwhile.
+  if (life.openedAtMs !== null && (input.hasCursor || input.progressed || input.events > 0 || stable))
+    after.connectedUntilMs = nowMs;
   after.openedAtMs = null;
   if (life.trial) {
     after.cursorFailures = 0;
@@ -239,6 +254,7 @@ const closed = (life: Life, input: LifeInput & { kind: 'closed' }, nowMs: number
   if (futureCursor) {
     effects.push({ kind: 'reset_cursor', cause: 'future_cursor' });
     after.cursorFailures = 0;
+    after.connectedUntilMs = null;
   }
 
   const forgiven = stable ? 0 : life.failures;
@@ -275,10 +291,19 @@ const closed = (life: Life, input: LifeInput & { kind: 'closed' }, nowMs: number
 export const step = (life: Life, input: LifeInput, nowMs: number, random: number): Step => {
   switch (input.kind) {
     case 'tick':
-      return tick(life, input.hasCursor, nowMs);
+      return tick(life, input.hasCursor, nowMs, random);
     case 'opened':
       if (life.phase !== 'connecting') return { life, effects: NONE };
-      return { life: { ...life, phase: 'open', status: 'active', openedAtMs: nowMs }, effects: NONE };
+      return {
+        life: {
+          ...life,
+          phase: 'open',
+          status: 'active',
+          openedAtMs: nowMs,
+          nextNoteAtMs: nowMs + STABLE_MS,
+        },
+        effects: NONE,
+      };
     case 'event':
       if (life.phase !== 'open' || !life.trial) return { life, effects: NONE };
       return { life: { ...life, trial: false, cursorFailures: 0 }, effects: [{ kind: 'trial_kept' }] };

@@ -1,6 +1,6 @@
 /**
  * Rate and account limits of hosts: pure arithmetic, time as a parameter. Limits delay, they never drop:
- * whoever holds a bucket stops reading the socket for as long as `take` says.
+ * what a socket brought is taken, and whoever holds the buckets does not read it again for as long as they say.
  */
 import type { HostSource } from '../state/types.ts';
 import type { HostLimits } from './types.ts';
@@ -96,11 +96,11 @@ export const isTrusted = (hostname: string, patterns: readonly string[]): boolea
 };
 
 export interface Limiter {
-  /** 0: one event taken. Otherwise nothing is taken; try again after that many ms (rounded up). */
+  /** Counts one event; `waitMs` after it. */
   take(nowMs: number): number;
-  /** Like `take`, but takes nothing. */
+  /** How long to wait, in ms (rounded up), until no more was taken than the limits allow; 0 = not at all. */
   waitMs(nowMs: number): number;
-  /** New limits from now on; what is left in the buckets is kept in proportion. */
+  /** New limits from now on; what is left in the buckets is kept in proportion, what is owed as it is. */
   set(limits: HostLimits): void;
   readonly limits: HostLimits;
 }
@@ -108,15 +108,21 @@ export interface Limiter {
 const refilled = (tokens: number, capacity: number, periodMs: number, elapsedMs: number): number =>
   Math.min(capacity, tokens + (elapsedMs * capacity) / periodMs);
 
-// Refilling in floating point leaves a hair less than a whole token; it must not cost another wait.
-const WHOLE = 1 - 1e-9;
+// Refilling in floating point leaves a hair less than nothing; it must not cost another wait.
+const HAIR = 1e-9;
 
 const waitOf = (tokens: number, capacity: number, periodMs: number): number =>
-  tokens >= WHOLE ? 0 : Math.max(1, Math.ceil(((1 - tokens) * periodMs) / capacity));
+  tokens >= -HAIR ? 0 : Math.max(1, Math.ceil((-tokens * periodMs) / capacity));
 
 const capacityOf = (limit: number): number => Math.max(1, limit);
 
-/** Three token buckets that hold at most a limit and refill continuously. One flat object: there is one per host. */
+const rescaled = (tokens: number, before: number, limit: number): number =>
+  tokens <= 0 ? tokens : (tokens * capacityOf(limit)) / capacityOf(before);
+
+/**
+ * Three token buckets that hold at most a limit, refill continuously, and may be owed to: one read of a socket brings
+ * hundreds of events. One flat object: there is one per host.
+ */
 class ThreeBuckets implements Limiter {
   limits: HostLimits;
   #second: number;
@@ -133,43 +139,48 @@ class ThreeBuckets implements Limiter {
   }
 
   take(nowMs: number): number {
-    const wait = this.waitMs(nowMs);
-    if (wait > 0) return wait;
-    this.#second = Math.max(0, this.#second - 1);
-    this.#hour = Math.max(0, this.#hour - 1);
-    this.#day = Math.max(0, this.#day - 1);
-    return 0;
+    this.#refill(nowMs);
+    this.#second--;
+    this.#hour--;
+    this.#day--;
+    return this.#waitMs();
   }
 
   waitMs(nowMs: number): number {
-    const perSecond = capacityOf(this.limits.perSecond);
-    const perHour = capacityOf(this.limits.perHour);
-    const perDay = capacityOf(this.limits.perDay);
+    this.#refill(nowMs);
+    return this.#waitMs();
+  }
+
+  #refill(nowMs: number): void {
+    const { limits } = this;
     const elapsedMs = nowMs - this.#filledAtMs;
     // A clock that jumps back must neither take tokens away nor freeze the buckets.
     this.#filledAtMs = nowMs;
-    if (elapsedMs > 0) {
-      this.#second = refilled(this.#second, perSecond, SECOND_MS, elapsedMs);
-      this.#hour = refilled(this.#hour, perHour, HOUR_MS, elapsedMs);
-      this.#day = refilled(this.#day, perDay, DAY_MS, elapsedMs);
-    }
+    if (elapsedMs <= 0) return;
+    this.#second = refilled(this.#second, capacityOf(limits.perSecond), SECOND_MS, elapsedMs);
+    this.#hour = refilled(this.#hour, capacityOf(limits.perHour), HOUR_MS, elapsedMs);
+    this.#day = refilled(this.#day, capacityOf(limits.perDay), DAY_MS, elapsedMs);
+  }
+
+  #waitMs(): number {
+    const { limits } = this;
     return Math.max(
-      waitOf(this.#second, perSecond, SECOND_MS),
-      waitOf(this.#hour, perHour, HOUR_MS),
-      waitOf(this.#day, perDay, DAY_MS),
+      waitOf(this.#second, capacityOf(limits.perSecond), SECOND_MS),
+      waitOf(this.#hour, capacityOf(limits.perHour), HOUR_MS),
+      waitOf(this.#day, capacityOf(limits.perDay), DAY_MS),
     );
   }
 
   set(limits: HostLimits): void {
     const before = this.limits;
-    this.#second *= capacityOf(limits.perSecond) / capacityOf(before.perSecond);
-    this.#hour *= capacityOf(limits.perHour) / capacityOf(before.perHour);
-    this.#day *= capacityOf(limits.perDay) / capacityOf(before.perDay);
+    this.#second = rescaled(this.#second, before.perSecond, limits.perSecond);
+    this.#hour = rescaled(this.#hour, before.perHour, limits.perHour);
+    this.#day = rescaled(this.#day, before.perDay, limits.perDay);
     this.limits = limits;
   }
 }
 
-/** Three buckets (second, hour, day), full at the start; an event must get a token from each. */
+/** Three buckets (second, hour, day), full at the start; an event takes a token of each. */
 export const createLimiter = (limits: HostLimits, nowMs: number): Limiter => new ThreeBuckets(limits, nowMs);
 
 /** More hosts than the roster ever holds: reached only by a mistake of ours. */

@@ -18,7 +18,6 @@ import {
   type GapCause,
   type Life,
   type LifeInput,
-  MAX_RETRY_AFTER_MS,
   newLife,
   nextWakeMs,
   step,
@@ -73,8 +72,6 @@ export interface RosterDeps {
   readonly config: RosterConfig;
   /** Called when a change should be stored soon rather than with the next flush (bans). */
   readonly storeSoon?: () => Promise<void>;
-  /** An operator changed a host's account limit: accounts that waited for it may become active. */
-  readonly accountLimitChanged?: (host: HostState) => void;
   /** One line for the log. */
   readonly log?: (level: 'info' | 'warn', message: string, fields: Record<string, string | number>) => void;
 }
@@ -121,15 +118,12 @@ export interface HostRoster extends Roster {
   /** The mutable host, for the sequencer; its fields are owned as host.ts says. */
   host(hostId: number): HostState | undefined;
   hostByName(hostname: string): HostState | undefined;
-  readonly hostCount: number;
 
   // The ingest side. Unknown ids and reports that do not fit the host's phase are ignored.
   opened(hostId: number, server: string): void;
   closed(hostId: number, outcome: CloseOutcome): void;
   info(hostId: number, name: string, message: string): void;
   paused(hostId: number, pausedFor: HostView['pausedFor']): void;
-  /** An ingest thread died: those of its hosts that were connected count as closed. */
-  lost(hostIds: Iterable<number>, detail: string): void;
 
   // The sequencer.
   /** An event of the host was appended. */
@@ -139,8 +133,6 @@ export interface HostRoster extends Roster {
   /** How many accounts the host may have. */
   accountLimitOf(host: HostState): number;
   markDirty(host: HostState): void;
-  /** A stretch of the host's stream that we know we did not get. */
-  recordGap(host: HostState, fromSeq: number, toSeq: number, why: string): void;
   /** Rows of all hosts that changed since the last call, and the notes. They are the caller's now. */
   takeDirty(): Dirty;
   /** Storing failed: hosts and notes count as changed again. */
@@ -155,7 +147,8 @@ export interface HostRoster extends Roster {
     source: HostSource,
   ): Promise<{ readonly added: number; readonly known: number; readonly refused: number }>;
 
-  // The operator. false: unknown host.
+  // The operator. false: unknown host. They throw a RangeError for what is no limit: no number, or below 0.
+  /** Accounts that waited for room come in with their next events. */
   setAccountLimit(hostname: string, limit: number | null): boolean;
   setEventsPerSecondLimit(hostname: string, perSecond: number | null): boolean;
   /** Takes effect with the host's next connection. */
@@ -181,16 +174,6 @@ export const normalizeDomain = (text: string): string | null => {
     .replace(/\.$/, '');
   if (domain.length > 253 || !/^[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*$/.test(domain)) return null;
   return domain;
-};
-
-/**
- * When we were last connected to a host that comes from the database: where it was fine, until the last event of
- * any host (that is when we stopped); where it was failing, not longer before that than its failures took.
- */
-export const connectedUntil = (row: HostRow, lastRunMs: number): number => {
-  const known = Math.max(row.lastEventAtMs, row.createdAtMs);
-  if (row.status === 'offline') return Math.max(known, lastRunMs - row.failures * MAX_RETRY_AFTER_MS);
-  return row.banned ? known : Math.max(known, lastRunMs);
 };
 
 export const createRoster = (deps: RosterDeps): HostRoster => {
@@ -237,10 +220,13 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     list.push(item);
   };
 
-  const recordGap = (host: HostState, fromSeq: number, toSeq: number, why: string): void => {
+  /** What the host sent after this cursor may be lost; up to where, nobody knows. */
+  const recordGap = (host: HostState, cursor: number, why: string): void => {
     counters.gaps++;
-    note(gaps, { hostId: host.hostId, fromSeq, toSeq, why, atMs: clock.nowMs() });
-    deps.log?.('warn', 'gap in the stream of a host', { host: host.hostname, fromSeq, toSeq, why });
+    // A host may number as high as there are seqs: after the last one comes none.
+    const fromSeq = Math.min(cursor + 1, Number.MAX_SAFE_INTEGER);
+    note(gaps, { hostId: host.hostId, fromSeq, toSeq: 0, why, atMs: clock.nowMs() });
+    deps.log?.('warn', 'gap in the stream of a host', { host: host.hostname, fromSeq, why });
   };
 
   // ---- limits ----
@@ -297,19 +283,26 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
 
   const giveUpCursor = (host: HostState, cursor: number, cause: GapCause): void => {
     counters.cursorResets++;
-    recordGap(host, cursor + 1, 0, GAP_WORDS[cause]);
+    recordGap(host, cursor, GAP_WORDS[cause]);
   };
 
-  const connect = (host: HostState): void => {
+  /**
+   * What a host is asked to begin after; null: live. One that has sent nothing since we are connected to it has no
+   * cursor, but what it sends while we are away is in its window: it is asked for its oldest event (0).
+   */
+  const resumeCursor = ({ cursor, life }: HostState): number | null =>
+    cursor > 0 || life.connectedUntilMs !== null ? cursor : null;
+
+  const connect = (host: HostState, cursor: number | null): void => {
     counters.attempts++;
-    host.cursorAtConnect = host.cursor;
+    host.cursorAtConnect = cursor;
     host.eventsAtConnect = host.eventsSinceStart;
     host.limits = freshLimits(host);
     ingest.connect({
       hostId: host.hostId,
       hostname: host.hostname,
       secure: host.secure,
-      cursor: host.cursor === 0 ? null : host.cursor,
+      cursor,
       skip: [...host.ahead],
       limits: host.limits,
       validation: host.validation ?? config.validation,
@@ -335,7 +328,12 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       if (life.phase !== 'waiting' && ready.delete(host)) counters.waitingForSlot--;
     }
     counters.wanted += Number(before.status === 'banned') - Number(life.status === 'banned');
-    if (life.status !== before.status || life.failures !== before.failures) dirty.add(host);
+    if (
+      life.status !== before.status ||
+      life.failures !== before.failures ||
+      life.connectedUntilMs !== before.connectedUntilMs
+    )
+      dirty.add(host);
     for (const effect of effects) {
       switch (effect.kind) {
         case 'reset_cursor':
@@ -346,7 +344,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
         case 'connect_trial':
           host.heldCursor = { cursor: host.cursor, ahead: host.ahead };
           setCursor(host, 0, new Set());
-          connect(host);
+          connect(host, null);
           break;
         case 'trial_kept':
           if (host.heldCursor !== null) giveUpCursor(host, host.heldCursor.cursor, 'cursor_fails');
@@ -358,7 +356,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
           host.heldCursor = null;
           break;
         case 'connect':
-          connect(host);
+          connect(host, resumeCursor(host));
           break;
         case 'disconnect':
           ingest.disconnect(host.hostId);
@@ -370,7 +368,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     arm();
   };
 
-  const tick = (host: HostState): void => apply(host, { kind: 'tick', hasCursor: host.cursor > 0 });
+  const tick = (host: HostState): void =>
+    apply(host, { kind: 'tick', hasCursor: resumeCursor(host) !== null });
 
   let filling = false;
   const fillSlots = (): void => {
@@ -421,7 +420,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
 
   // ---- the table ----
 
-  const adopt = (row: HostRow, firstAttemptAtMs: number, connectedUntilMs: number): HostState => {
+  const adopt = (row: HostRow, firstAttemptAtMs: number): HostState => {
     const host: HostState = {
       hostId: row.hostId,
       hostname: row.hostname,
@@ -439,11 +438,11 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
         status: row.status,
         failures: row.failures,
         firstAttemptAtMs,
-        connectedUntilMs,
+        connectedUntilMs: row.connectedUntilMs,
       }),
       ownBan: row.banned,
       trusted: isTrusted(withoutPort(row.hostname), config.trustedDomains),
-      expectedAccounts: 0,
+      expectedAccounts: row.expectedAccounts,
       accountLimit: row.accountLimit,
       eventsPerSecondLimit: row.eventsPerSecondLimit,
       validation: row.validation,
@@ -455,7 +454,7 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       eventsSinceStart: 0,
       rejectionsSinceStart: {},
       pausedFor: null,
-      cursorAtConnect: 0,
+      cursorAtConnect: null,
       eventsAtConnect: 0,
       heldCursor: null,
       accountsAtLimits: 0,
@@ -483,10 +482,11 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       return Promise.resolve(null);
     }
     const store = async (): Promise<HostState> => {
-      const nowMs = clock.nowMs();
       const { hostname, secure, source } = entry;
-      const row = await deps.state.insertHost(newHostRow({ hostname, secure, source, createdAtMs: nowMs }));
-      const host = adopt(row, nextRampMs(clock.nowMs()), nowMs);
+      const row = await deps.state.insertHost(
+        newHostRow({ hostname, secure, source, createdAtMs: clock.nowMs() }),
+      );
+      const host = adopt(row, nextRampMs(clock.nowMs()));
       arm();
       return host;
     };
@@ -501,7 +501,6 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     host.source = source;
     renewLimits(host);
     dirty.add(host);
-    deps.accountLimitChanged?.(host);
   };
 
   const viewOf = (host: HostState): HostView => ({
@@ -509,7 +508,6 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     trusted: host.trusted,
     connected: host.life.phase === 'open',
     connectedSinceMs: host.life.openedAtMs,
-    connectedUntilMs: host.life.connectedUntilMs,
     nextAttemptAtMs: host.life.nextAttemptAtMs,
     lastClose: host.lastClose,
     lastCloseAtMs: host.lastCloseAtMs,
@@ -522,10 +520,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
   });
 
   const startedAtMs = clock.nowMs();
-  const lastRunMs = deps.rows.reduce((latest, row) => Math.max(latest, row.lastEventAtMs), 0);
   // Ids grow with age, and `list` promises oldest first.
-  for (const row of deps.rows.toSorted((a, b) => a.hostId - b.hostId))
-    adopt(row, startedAtMs, connectedUntil(row, lastRunMs));
+  for (const row of deps.rows.toSorted((a, b) => a.hostId - b.hostId)) adopt(row, startedAtMs);
 
   const crawl = createCrawl({
     roster: {
@@ -586,8 +582,8 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
       kind: 'closed',
       outcome,
       events: host.eventsSinceStart - host.eventsAtConnect,
-      progressed: host.cursor !== host.cursorAtConnect,
-      hasCursor: host.cursorAtConnect > 0,
+      progressed: host.cursor !== (host.cursorAtConnect ?? 0),
+      hasCursor: host.cursorAtConnect !== null,
     });
     if (stopping && sockets === 0) allClosed?.();
   };
@@ -626,9 +622,6 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
 
     host: (hostId) => byId.get(hostId),
     hostByName: find,
-    get hostCount() {
-      return byId.size;
-    },
 
     opened(hostId, server) {
       const host = byId.get(hostId);
@@ -660,18 +653,13 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     info(hostId, name, message) {
       const host = byId.get(hostId);
       if (host === undefined || name !== 'OutdatedCursor') return;
-      if (host.cursorAtConnect > 0)
-        recordGap(host, host.cursorAtConnect + 1, 0, `outdated_cursor: ${message.slice(0, 200)}`);
+      // Asked for its oldest event it says so of what it sent before we were first connected.
+      if (host.cursorAtConnect !== null && host.cursorAtConnect > 0)
+        recordGap(host, host.cursorAtConnect, `outdated_cursor: ${message.slice(0, 200)}`);
     },
     paused(hostId, pausedFor) {
       const host = byId.get(hostId);
       if (host !== undefined) host.pausedFor = pausedFor;
-    },
-    lost(hostIds, detail) {
-      for (const hostId of hostIds) {
-        const host = byId.get(hostId);
-        if (host !== undefined) closed(host, { kind: 'unreachable', detail });
-      }
     },
 
     eventTaken(host) {
@@ -695,7 +683,6 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     markDirty(host) {
       dirty.add(host);
     },
-    recordGap,
     takeDirty() {
       const taken = {
         hosts: Array.from(dirty, (host) => rowOf(host, statusOf(host))),
@@ -738,10 +725,11 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
           result.known++;
           raiseSource(host, source);
         }
-        if (accountCount !== undefined && Number.isSafeInteger(accountCount) && accountCount >= 0) {
-          host.expectedAccounts = accountCount;
-          renewLimits(host);
-        }
+        if (accountCount === undefined || !Number.isSafeInteger(accountCount) || accountCount < 0) continue;
+        if (accountCount === host.expectedAccounts) continue;
+        host.expectedAccounts = accountCount;
+        renewLimits(host);
+        dirty.add(host);
       }
       return result;
     },
@@ -779,14 +767,17 @@ export const createRoster = (deps: RosterDeps): HostRoster => {
     },
 
     setAccountLimit(hostname, limit) {
+      if (limit !== null && !(Number.isSafeInteger(limit) && limit >= 0))
+        throw new RangeError('an account limit is a whole number of accounts');
       const host = find(hostname);
       if (host === undefined) return false;
       host.accountLimit = limit;
       dirty.add(host);
-      deps.accountLimitChanged?.(host);
       return true;
     },
     setEventsPerSecondLimit(hostname, perSecond) {
+      if (perSecond !== null && !(Number.isFinite(perSecond) && perSecond >= 0))
+        throw new RangeError('a limit of events per second is a number');
       const host = find(hostname);
       if (host === undefined) return false;
       host.eventsPerSecondLimit = perSecond;

@@ -78,8 +78,6 @@ export interface HostView {
   readonly trusted: boolean;
   readonly connected: boolean;
   readonly connectedSinceMs: number | null;
-  /** When an earlier connection was last known to be there. */
-  readonly connectedUntilMs: number;
   readonly nextAttemptAtMs: number | null;
   /** The last close, in words; '' when none. */
   readonly lastClose: string;
@@ -89,7 +87,7 @@ export interface HostView {
   readonly eventsSinceStart: number;
   readonly rejectionsSinceStart: Readonly<Partial<Record<Reason, number>>>;
   /** Why its socket is not being read right now; null = it is. */
-  readonly pausedFor: 'rate_limit' | 'bytes_in_flight' | 'pending_identities' | null;
+  readonly pausedFor: 'rate_limit' | 'pending_identities' | null;
   readonly pendingEvents: number;
 }
 

@@ -26,7 +26,6 @@ export interface UpstreamDeps {
   readonly clock: Clock;
   readonly random: () => number;
   readonly userAgent: string;
-  readonly allowPrivateAddresses: boolean;
   /** A page of hosts, duplicates and banned ones already left out. The next page is read when it has resolved. */
   readonly addHosts: (hosts: readonly NewHost[]) => Promise<unknown>;
   readonly log?: (level: 'info' | 'warn', message: string, fields: Record<string, string | number>) => void;
@@ -65,9 +64,10 @@ const parsePage = (body: Uint8Array): Page | null => {
   return { hosts: found, cursor: more ? cursor : null };
 };
 
-/** Reads the whole list once. Pages that arrived before a failure have been handed on. */
+/** Reads the whole list once, until `isStopped`. Pages that arrived before a failure have been handed on. */
 export const readHostList = async (
-  deps: Pick<UpstreamDeps, 'url' | 'fetch' | 'userAgent' | 'allowPrivateAddresses' | 'addHosts'>,
+  deps: Pick<UpstreamDeps, 'url' | 'fetch' | 'userAgent' | 'addHosts'>,
+  isStopped = (): boolean => false,
 ): Promise<HostListResult> => {
   const seen = new Set<string>();
   const cursors = new Set<string>();
@@ -82,11 +82,12 @@ export const readHostList = async (
     const answer = await deps.fetch(`${base}/xrpc/com.atproto.sync.listHosts?${query}`, {
       timeoutMs: PAGE_TIMEOUT_MS,
       maxBytes: PAGE_MAX_BYTES,
-      allowPrivateAddresses: deps.allowPrivateAddresses,
+      allowPrivateAddresses: 'named_origin',
       userAgent: deps.userAgent,
       redirects: 2,
       keepAlive: true,
     });
+    if (isStopped()) return failed('stopped');
     if (!answer.ok) return failed(`${answer.kind}: ${answer.detail}`);
     if (answer.status !== 200) return failed(`HTTP status ${answer.status}`);
     const page = parsePage(answer.body);
@@ -129,7 +130,7 @@ export const createUpstream = (deps: UpstreamDeps): Upstream => {
   const read = async (): Promise<void> => {
     let result: HostListResult;
     try {
-      result = await readHostList(deps);
+      result = await readHostList(deps, () => stopped);
     } catch (error) {
       // addHosts failed: our own database, which is the same to this loop as an upstream that is away.
       const detail = error instanceof Error ? error.message.slice(0, 200) : 'failed';

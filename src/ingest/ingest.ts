@@ -10,10 +10,9 @@
  * thrown away with a connection is sent again by the host. Nothing grows: what was received and is not sequenced,
  * refusals included, is counted in bytes, and over the bound sockets are not read.
  */
-import { latin1 } from '../firehose/cbor.ts';
-import { fillMissing } from '../firehose/edit.ts';
+import { mend } from '../firehose/edit.ts';
 import { scanFrame } from '../firehose/scan.ts';
-import { KIND, MAX_FRAME_BYTES, type ScannedFrame } from '../firehose/types.ts';
+import { KIND, type ScannedFrame } from '../firehose/types.ts';
 import { createLimiters, type Limiter } from '../hosts/limits.ts';
 import type {
   CloseOutcome,
@@ -52,10 +51,17 @@ const SLICE_MS = 8;
 /** What one host may have waiting for identities before its socket is no longer read. */
 const MAX_HELD_FRAMES_PER_HOST = 512;
 const MAX_HELD_BYTES_PER_HOST = 2 * 1024 * 1024;
+/** One read may bring thousands more: with so many the connection ends, or few hosts would have all there is to ask. */
+const HARD_HELD_FRAMES_PER_HOST = 2 * MAX_HELD_FRAMES_PER_HOST;
 /** DIDs being asked for, those included whose frames went with their connection: the answers are still to come. */
 const MAX_ASKED_DIDS = 20_000;
-/** A connection begins with this many frames from before its cursor: the host numbers anew. */
-const MAX_FRAMES_BELOW_CURSOR = 3;
+/**
+ * A connection that begins with so many frames from before its cursor, or three of them far below it: the host numbers
+ * anew. Some only begin a batch early.
+ */
+const MAX_FRAMES_BELOW_CURSOR = 1_000;
+const FAR_BELOW_CURSOR_WEIGHT = 334;
+const FAR_BELOW_CURSOR = 10_000;
 /** #info frames of one connection that are passed on; a host has one to say. */
 const MAX_INFOS = 8;
 /** A fresh look-up this recent settles a doubt about key or host; within it a doubtful frame is refused. */
@@ -144,7 +150,7 @@ class Connection implements SubscriptionEvents {
   ending = false;
   /** The cursor it was opened with; null = live. */
   readonly cursor: number | null;
-  /** Frames that came before any above the cursor. */
+  /** Frames that came before any above the cursor; one far below it counts as many. */
   belowCursor = 0;
   infos = 0;
   /** Highest upstream seq seen on this connection, at least the cursor. */
@@ -156,8 +162,6 @@ class Connection implements SubscriptionEvents {
   aheadEvents = 0;
   pauses = 0;
   resumeAtMs = 0;
-  /** Frames that came without a token of the rate limit, to be made up for before more is read. */
-  owedTokens = 0;
   reportedPause: PausedFor | null = null;
   malformedScore = 0;
   touched = false;
@@ -248,16 +252,11 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
 
   // --- pausing -------------------------------------------------------------------------------------------
 
+  /** Pauses for bytes come and go with every burst, and are nobody's in particular: they are not reported. */
   const reportPause = (connection: Connection): void => {
     const { pauses } = connection;
     const pausedFor =
-      pauses & PAUSE_IDENTITIES
-        ? 'pending_identities'
-        : pauses & PAUSE_BYTES
-          ? 'bytes_in_flight'
-          : pauses & PAUSE_RATE
-            ? 'rate_limit'
-            : null;
+      pauses & PAUSE_IDENTITIES ? 'pending_identities' : pauses & PAUSE_RATE ? 'rate_limit' : null;
     if (pausedFor === connection.reportedPause) return;
     connection.reportedPause = pausedFor;
     events.paused(connection.hostId, pausedFor);
@@ -270,15 +269,14 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       connection.subscription?.pause();
     }
     connection.pauses |= why;
-    // Pauses for bytes come and go with every burst; only the others are worth a message.
-    if (why !== PAUSE_BYTES) reportPause(connection);
+    reportPause(connection);
   };
 
   const unpause = (connection: Connection, why: number): void => {
     if (!(connection.pauses & why)) return;
     connection.pauses &= ~why;
     if (connection.pauses === 0 && connection.open) connection.subscription?.resume();
-    if (why !== PAUSE_BYTES) reportPause(connection);
+    reportPause(connection);
   };
 
   /** Of those that can be sequenced: who waits for an identity is counted apart. */
@@ -323,15 +321,11 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     const now = nowMs();
     for (const connection of pausedForRate) {
       if (connection.resumeAtMs > now) continue;
-      while (connection.owedTokens > 0) {
-        const waitMs = connection.limiter.take(now);
-        if (waitMs > 0) {
-          connection.resumeAtMs = now + waitMs;
-          break;
-        }
-        connection.owedTokens--;
+      const waitMs = connection.limiter.waitMs(now);
+      if (waitMs > 0) {
+        connection.resumeAtMs = now + waitMs;
+        continue;
       }
-      if (connection.owedTokens > 0) continue;
       pausedForRate.delete(connection);
       unpause(connection, PAUSE_RATE);
     }
@@ -376,20 +370,25 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     events.batch(batch);
   };
 
-  /** `bytes`: of the frame. They count as in flight until the refusal is taken note of. */
+  /**
+   * `bytes`: of the frame. They count as in flight until the refusal is taken note of.
+   * `judged`: see IngestRejection.
+   */
   const refuse = (
     connection: Connection,
     frame: ScannedFrame | null,
     bytes: number,
     rejection: Pick<Rejection, 'reason' | 'detail'>,
+    judged = false,
   ): void => {
+    if (judged && connection.held.size > 0) connection.aheadEvents++;
     batchBytes += bytes;
     batchRejections.push({
       hostId: connection.hostId,
       did: frame === null ? '' : frame.did,
-      kind: frame === null ? 0 : frame.kind,
       upstreamSeq: frame === null ? 0 : frame.seq,
       rev: frame === null ? '' : frame.rev,
+      judged,
       reason: rejection.reason,
       detail: rejection.detail ?? '',
     });
@@ -398,21 +397,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   };
 
   const handOn = (connection: Connection, frame: ScannedFrame, verdict: Verdict | null): void => {
-    let { bytes, seqStart, seqEnd } = frame;
-    if (frame.kind === KIND.commit) {
-      const { missing } = frame;
-      if (missing.tooBig || missing.rebase || missing.blobs) {
-        const filled = fillMissing(frame);
-        ({ bytes, seqStart, seqEnd } = filled);
-        if (bytes.length > MAX_FRAME_BYTES) {
-          refuse(connection, frame, frame.bytes.length, {
-            reason: 'frame_too_large',
-            detail: `${bytes.length} bytes with the fields it leaves out`,
-          });
-          return;
-        }
-      }
-    }
+    const { bytes, seqStart, seqEnd } = mend(frame);
     if (connection.held.size > 0) connection.aheadEvents++;
     const verified = verdict?.ok ? verdict : null;
     batchEvents.push({
@@ -426,9 +411,9 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       opCount: frame.ops.length,
       rev: frame.rev,
       since: frame.since,
-      commit: verified === null ? null : latin1(verified.commit, 0, 32),
-      data: verified === null ? null : latin1(verified.data, 0, 32),
-      prevData: verified?.prevData == null ? null : latin1(verified.prevData, 0, 32),
+      commit: verified === null ? null : verified.commit,
+      data: verified === null ? null : verified.data,
+      prevData: verified === null ? null : verified.prevData,
       lenient: verified === null ? null : verified.lenient,
       active: frame.active,
       status: frame.status,
@@ -470,7 +455,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     const current = answered || identity.atMs >= receivedAtMs;
     const settled = current || (ageMs >= 0 && ageMs < SETTLED_MS);
     const finish = (rejection: Pick<Rejection, 'reason' | 'detail'>): 'done' => {
-      refuse(connection, frame, frame.bytes.length, rejection);
+      refuse(connection, frame, frame.bytes.length, rejection, true);
       return 'done';
     };
 
@@ -630,6 +615,12 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     release(bytes);
   };
 
+  /** What does not fit into the bounds comes again. */
+  const overloaded = (connection: Connection, bytes: number): void => {
+    discard(bytes);
+    end(connection, { kind: 'throttled', waitMs: OVERLOAD_WAIT_MS });
+  };
+
   /** A frame that is not above all before it on this connection. */
   const notIncreasing = (connection: Connection, frame: ScannedFrame): void => {
     const { cursor, lastSeq } = connection;
@@ -640,7 +631,8 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
         release(frame.bytes.length);
         return;
       }
-      connection.belowCursor++;
+      const isFar = cursor - frame.seq > Math.min(FAR_BELOW_CURSOR, cursor / 2);
+      connection.belowCursor += isFar ? FAR_BELOW_CURSOR_WEIGHT : 1;
     }
     refuse(connection, frame, frame.bytes.length, {
       reason: 'seq_not_increasing',
@@ -703,11 +695,11 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
       touch(connection);
       return;
     }
-    if (connection.aheadEvents >= HARD_AHEAD_EVENTS || heldDids.size >= MAX_ASKED_DIDS) {
-      discard(bytes.length);
-      end(connection, { kind: 'throttled', waitMs: OVERLOAD_WAIT_MS });
+    if (connection.aheadEvents >= HARD_AHEAD_EVENTS || connection.held.size >= HARD_HELD_FRAMES_PER_HOST) {
+      overloaded(connection, bytes.length);
       return;
     }
+    const seqBefore = connection.lastSeq;
     connection.lastSeq = frame.seq;
     const place = heldDids.size === 0 ? '' : heldKey(connection.hostname, frame.did);
     const waiting = place === '' ? undefined : heldDids.get(place);
@@ -716,6 +708,11 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     } else {
       const verdict = examine(connection, frame, receivedAtMs, false);
       if (verdict !== 'done') {
+        if (heldDids.size >= MAX_ASKED_DIDS) {
+          connection.lastSeq = seqBefore;
+          overloaded(connection, bytes.length);
+          return;
+        }
         const first: HeldDid = { items: [] };
         heldDids.set(heldKey(connection.hostname, frame.did), first);
         ask(connection, frame.did, verdict === 'ask_fresh');
@@ -765,20 +762,20 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     counters.bytes += bytes.length;
     counters.bytesInFlight += bytes.length;
     enqueue(connection, bytes, null);
-    if (connection.owedTokens > 0) connection.owedTokens++;
-    else {
-      const now = nowMs();
-      const waitMs = connection.limiter.take(now);
-      if (waitMs > MAX_RATE_PAUSE_MS) {
-        end(connection, { kind: 'throttled', waitMs });
-        return;
-      }
-      if (waitMs > 0) {
-        connection.owedTokens = 1;
-        connection.resumeAtMs = now + waitMs;
-        pausedForRate.add(connection);
-        pause(connection, PAUSE_RATE);
-      }
+    const now = nowMs();
+    const waitMs = connection.limiter.take(now);
+    if (waitMs > MAX_RATE_PAUSE_MS) {
+      // What it got tokens for goes on, or it would never get ahead.
+      const outcome: CloseOutcome = { kind: 'throttled', waitMs };
+      connection.ending = true;
+      connection.subscription?.end(outcome);
+      enqueue(connection, NO_BYTES, outcome);
+      return;
+    }
+    if (waitMs > 0) {
+      connection.resumeAtMs = now + waitMs;
+      pausedForRate.add(connection);
+      pause(connection, PAUSE_RATE);
     }
     if (activeBytes() <= options.maxBytesInFlight) return;
     // A pause lets one more read through; what arrives far beyond the bound all the same has to come again.

@@ -16,11 +16,13 @@ export interface IngestPool extends IngestControl {
   /** Ends all connections and threads. */
   stop(): Promise<void>;
   readonly threads: number;
+  /** Over all threads. */
+  readonly maxBytesInFlight: number;
 }
 
 export interface IngestPoolDeps {
   readonly workers: number;
-  /** maxBytesInFlight is for all threads together. */
+  /** maxBytesInFlight is for all threads together, which is more when there are so many that none could take a frame. */
   readonly options: WorkerOptions;
   /** The receiver of one thread's reports; called once per thread. */
   readonly lane: (thread: Pick<Ingest, 'acknowledge' | 'identified'>) => IngestEvents;
@@ -104,7 +106,10 @@ const createThread = (
 /** Starts the threads. Hosts are spread by id. */
 export const createIngestPool = (deps: IngestPoolDeps): IngestPool => {
   const count = Math.max(1, deps.workers);
-  const options = { ...deps.options, maxBytesInFlight: Math.floor(deps.options.maxBytesInFlight / count) };
+  const { maxFrameBytes } = deps.options;
+  // Less than the largest frame, and a host that sends one would be cut at that frame for ever.
+  const maxBytesInFlight = Math.max(maxFrameBytes, Math.floor(deps.options.maxBytesInFlight / count));
+  const options = { ...deps.options, maxBytesInFlight };
   const threads: Ingest[] = [];
   const learned = (from: Ingest, dids: readonly string[]): void => {
     for (const thread of threads) if (thread !== from) for (const did of dids) thread.forget(did);
@@ -136,5 +141,6 @@ export const createIngestPool = (deps: IngestPoolDeps): IngestPool => {
       await Promise.all(threads.map((thread) => thread.stop()));
     },
     threads: threads.length,
+    maxBytesInFlight: maxBytesInFlight * threads.length,
   };
 };

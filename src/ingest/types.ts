@@ -38,9 +38,10 @@ export interface VerifiedEvent {
 export interface IngestRejection {
   readonly hostId: number;
   readonly did: string;
-  readonly kind: Kind | 0;
   readonly upstreamSeq: number;
   readonly rev: string;
+  /** By what was known of its account then: it must not be judged again, by what is known later. */
+  readonly judged: boolean;
   readonly reason: Reason;
   readonly detail: string;
 }
@@ -90,7 +91,7 @@ export interface IdentityAnswer {
   readonly hostname: string;
 }
 
-export type PausedFor = 'rate_limit' | 'bytes_in_flight' | 'pending_identities';
+export type PausedFor = 'rate_limit' | 'pending_identities';
 
 /** What ingest tells the core. Calls of one ingest thread arrive in order. */
 export interface IngestEvents {

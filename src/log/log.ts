@@ -34,8 +34,9 @@ export interface LogOptions {
   readonly dir: string;
   /** Records older than this go, whole segments at a time. */
   readonly windowMs: number;
-  /** So do the oldest when all segments together are larger. */
+  /** So do the oldest when all segments together would be larger. */
   readonly maxBytes: number;
+  /** Default: `DEFAULT_SEGMENT_BYTES`, but not more than an eighth of `maxBytes`. */
   readonly segmentBytes?: number;
   /** A segment is also closed at this age, so that a quiet log forgets, too. Default: a 24th of the window. */
   readonly segmentAgeMs?: number;
@@ -63,6 +64,8 @@ export interface LogOptions {
 }
 
 export const DEFAULT_SEGMENT_BYTES = 256 * 1024 * 1024;
+/** A log that is full has at least this many segments, so that what goes at a time is a small part of the window. */
+const MIN_SEGMENTS_WHEN_FULL = 8;
 export const DEFAULT_TAIL_BYTES = 64 * 1024 * 1024;
 /** At most 250 syncs a second; adds 2 ms on average to an event's way, far below what consumers batch by. */
 export const DEFAULT_GROUP_DELAY_MS = 4;
@@ -148,7 +151,8 @@ export const openLog = async (options: LogOptions): Promise<Log> => {
 
 const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => void): Promise<Log> => {
   const { dir, windowMs, maxBytes } = options;
-  const segmentBytes = options.segmentBytes ?? DEFAULT_SEGMENT_BYTES;
+  const segmentBytes =
+    options.segmentBytes ?? Math.min(DEFAULT_SEGMENT_BYTES, maxBytes / MIN_SEGMENTS_WHEN_FULL);
   const segmentAgeUs = (options.segmentAgeMs ?? windowMs / 24) * 1000;
   const clock = options.clock ?? (() => Date.now() * 1000);
   const groupDelayMs = options.groupDelayMs ?? DEFAULT_GROUP_DELAY_MS;
@@ -294,12 +298,17 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
     }
   };
 
+  /** Gives up the oldest until so many bytes more are within the bound. */
+  const keepWithinBytes = (bytes: number): void => {
+    while (view.segments.length > 1 && stats.bytes + bytes > maxBytes) dropOldest();
+  };
+
   const retain = (nowUs: number): void => {
     if (closed) return;
     const { segments } = view;
     const oldestTimeUs = nowUs - windowMs * 1000;
-    while (segments.length > 1 && (segments[0]!.lastTimeUs < oldestTimeUs || stats.bytes > maxBytes))
-      dropOldest();
+    while (segments.length > 1 && segments[0]!.lastTimeUs < oldestTimeUs) dropOldest();
+    keepWithinBytes(0);
     spaceCheckedAt = writtenBytes;
     let free: number;
     try {
@@ -595,6 +604,7 @@ const openLocked = async (options: LogOptions, files: LogFiles, unlock: () => vo
       const group = groups.shift();
       if (group === undefined) continue;
       if (group === open) open = null;
+      keepWithinBytes(group.bytes);
       await commit(group);
       if (writtenBytes - spaceCheckedAt >= SPACE_CHECK_BYTES) retain(clock());
     }

@@ -22,8 +22,9 @@ export const startMetricsServer = (options: {
     hostname: options.host,
     port: options.port,
     development: false,
-    async fetch(request) {
-      const isMetrics = new URL(request.url).pathname === '/metrics';
+    async fetch(request, self) {
+      // Without a Host there is no more than a path.
+      const isMetrics = URL.parse(request.url, self.url.href)?.pathname === '/metrics';
       if (!isMetrics) return Response.json({ error: 'NotFound', message: 'try /metrics' }, { status: 404 });
       if (request.method !== 'GET' && request.method !== 'HEAD') {
         return Response.json(

@@ -7,8 +7,6 @@ export const MAX_DID_LENGTH = 2048;
 export const MAX_NSID_LENGTH = 317;
 export const MAX_RECORD_KEY_LENGTH = 512;
 export const TID_LENGTH = 13;
-/** collection, slash, record key. */
-export const MAX_PATH_LENGTH = MAX_NSID_LENGTH + 1 + MAX_RECORD_KEY_LENGTH;
 const MAX_NSID_SEGMENT_LENGTH = 63;
 
 const LOWER = 1;

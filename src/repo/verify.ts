@@ -10,7 +10,7 @@
  *
  * Sources: atproto specs Repository, Sync ("Firehose Event Validation", "Commit Operation Inversion"), Cryptography.
  */
-import { MAJOR_MAP, skipItem } from '../firehose/cbor.ts';
+import { latin1, MAJOR_MAP, skipItem } from '../firehose/cbor.ts';
 import {
   MAX_COMMIT_BLOCKS_BYTES,
   MAX_OPS,
@@ -124,12 +124,7 @@ function verifyOps(frame: ScannedFrame, dataDigestAt: number, firstCommit: boole
   return tree.invert(ops, bytes.subarray(prevDataAt, prevDataAt + 32));
 }
 
-function copyDigest(bytes: Uint8Array, at: number): Uint8Array {
-  // Not slice: of a Buffer, that would be a view that keeps the whole frame.
-  const digest = new Uint8Array(32);
-  for (let index = 0; index < 32; index++) digest[index] = bytes[at + index]!;
-  return digest;
-}
+const digestText = (bytes: Uint8Array, at: number): string => latin1(bytes, at, at + 32);
 
 /**
  * Verifies a scanned #commit with the account's key, in the order of the rules: size, CAR and hashes, commit
@@ -156,9 +151,9 @@ export const verifyCommit: VerifyCommit = (frame, key, options): Verdict => {
   return {
     ok: true,
     rev: commit.rev,
-    commit: copyDigest(bytes, blocks.rootDigestAt),
-    data: copyDigest(bytes, commit.dataDigestAt),
-    prevData: frame.prevDataDigestAt >= 0 ? copyDigest(bytes, frame.prevDataDigestAt) : null,
+    commit: digestText(bytes, blocks.rootDigestAt),
+    data: digestText(bytes, commit.dataDigestAt),
+    prevData: frame.prevDataDigestAt >= 0 ? digestText(bytes, frame.prevDataDigestAt) : null,
     lenient: broken === null ? null : broken.reason,
   };
 };
@@ -173,8 +168,8 @@ export const verifySync: VerifySync = (frame, key, options): Verdict => {
   return {
     ok: true,
     rev: commit.rev,
-    commit: copyDigest(frame.bytes, blocks.rootDigestAt),
-    data: copyDigest(frame.bytes, commit.dataDigestAt),
+    commit: digestText(frame.bytes, blocks.rootDigestAt),
+    data: digestText(frame.bytes, commit.dataDigestAt),
     prevData: null,
     lenient: null,
   };

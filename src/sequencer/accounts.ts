@@ -30,8 +30,10 @@ export interface Account {
   statusAtMs: number;
   /** `pds` is the host of `hostId`, as a reader of the stored row would take it to be. */
   pdsIsHost: boolean;
-  /** False while only its identity is known: no event of it was taken yet, nothing of it is stored. */
+  /** False while only its identity is known, or what a listing told: no event of it came yet, it counts for no host. */
   known: boolean;
+  /** The backfill has it from its host's listRepos. */
+  readonly listed: boolean;
 }
 
 const bytesOf = (text: string | null): Uint8Array | null =>
@@ -54,7 +56,12 @@ export const accountRow = (account: Account): AccountRow => ({
   handle: account.handle,
   // The row has no place for a PDS that we do not follow: whoever reads it has to ask again.
   identityAtMs: account.pdsIsHost ? account.identityAtMs : 0,
+  known: account.known,
 });
+
+/** What may be shown of an account; null: nobody but ourselves has a reason to know it. */
+export const shownRow = (account: Account | undefined): AccountRow | null =>
+  account !== undefined && (account.known || account.listed) ? accountRow(account) : null;
 
 /** An account of which nothing is known yet. */
 export const newAccount = (did: string): Account => ({
@@ -74,6 +81,7 @@ export const newAccount = (did: string): Account => ({
   statusAtMs: 0,
   pdsIsHost: false,
   known: false,
+  listed: false,
 });
 
 export interface AccountCache {
@@ -131,7 +139,8 @@ export const createAccounts = (
       identityAtMs: pds === null ? 0 : row.identityAtMs,
       pdsIsHost: pds !== null,
       statusAtMs: 0,
-      known: true,
+      known: row.known,
+      listed: !row.known,
     };
   };
 

@@ -19,6 +19,8 @@ const MAX_ANSWER_BYTES = 16 * 1024;
 export interface Healer {
   /** An event of an inactive account came. Asks its PDS, unless asked lately; over the bounds the next event asks. */
   suspect(did: string, origin: { readonly hostname: string; readonly secure: boolean }): void;
+  /** Asks nothing more, and does not tell what is still answered: the log may be closed by then. */
+  stop(): void;
   readonly counters: Readonly<
     Record<'suspected' | 'asked' | 'healed' | 'confirmed' | 'failed' | 'dropped', number>
   >;
@@ -44,6 +46,7 @@ export const createHealer = (deps: {
   /** Hosts with anything queued or in flight. */
   const hosts = new Map<string, { queued: number; inFlight: number }>();
   let inFlight = 0;
+  let stopped = false;
 
   const ask = async (did: string, hostname: string, url: string): Promise<void> => {
     counters.asked++;
@@ -54,6 +57,7 @@ export const createHealer = (deps: {
       allowPrivateAddresses: deps.allowPrivateAddresses,
       userAgent: deps.userAgent,
     });
+    if (stopped) return;
     if (!answer.ok || answer.status !== 200) {
       counters.failed++;
       return;
@@ -108,7 +112,7 @@ export const createHealer = (deps: {
   return {
     suspect(did, origin) {
       counters.suspected++;
-      if (askedLately.has(did)) return;
+      if (stopped || askedLately.has(did)) return;
       const host = hosts.get(origin.hostname) ?? { queued: 0, inFlight: 0 };
       if (queue.length >= MAX_QUEUED || host.queued >= MAX_QUEUED_PER_HOST) {
         counters.dropped++;
@@ -120,6 +124,10 @@ export const createHealer = (deps: {
       const url = `${origin.secure ? 'https' : 'http'}://${origin.hostname}/xrpc/com.atproto.sync.getRepoStatus?did=${encodeURIComponent(did)}`;
       queue.push({ did, hostname: origin.hostname, url });
       next();
+    },
+    stop() {
+      stopped = true;
+      queue.length = 0;
     },
     counters,
   };

@@ -2,8 +2,9 @@
  * The identity desk: ingest asks for the key and PDS of a DID; the answer comes from the account in memory, the
  * database, or the resolver. It writes what it learns to the account.
  *
- * Bounded by ingest, which asks once per DID and only while frames wait for the answer.
+ * Bounded by ingest, which asks once per host and DID, and only while frames wait for the answer.
  */
+import type { HostState } from '../hosts/host.ts';
 import type { HostRoster } from '../hosts/roster.ts';
 import type { Identity, Resolver } from '../identity/types.ts';
 import type { IdentityAnswer, IdentityRequest } from '../ingest/types.ts';
@@ -31,6 +32,20 @@ export interface IdentityDeskDeps {
 export const isCounted = (account: Account): boolean =>
   account.known && account.upstreamStatus !== 'deleted' && account.ownStatus !== 'throttled';
 
+/** Its PDS is this host from now on; where it counts, it counts there. */
+export const moveTo = (
+  account: Account,
+  host: HostState,
+  roster: Pick<HostRoster, 'host' | 'accountsChanged'>,
+) => {
+  if (isCounted(account)) {
+    const old = roster.host(account.hostId);
+    if (old !== undefined) roster.accountsChanged(old, -1);
+    roster.accountsChanged(host, 1);
+  }
+  account.hostId = host.hostId;
+};
+
 /** Takes over what a fresh document says. The account moves when its PDS is another one that we follow. */
 export const applyIdentity = (
   account: Account,
@@ -48,13 +63,8 @@ export const applyIdentity = (
   account.identityAtMs = atMs;
   account.pdsIsHost = host !== undefined;
   if (host === undefined || host.hostId === account.hostId) return 'stayed';
-  if (isCounted(account)) {
-    const old = roster.host(account.hostId);
-    if (old !== undefined) roster.accountsChanged(old, -1);
-    roster.accountsChanged(host, 1);
-  }
   const moved = account.known && account.hostId !== 0;
-  account.hostId = host.hostId;
+  moveTo(account, host, roster);
   return moved ? 'moved' : 'stayed';
 };
 

@@ -7,12 +7,11 @@ import { KIND, type ScannedFrame } from '../firehose/types.ts';
 import type { HostState } from '../hosts/host.ts';
 import type { HostRoster } from '../hosts/roster.ts';
 import { HARD_AHEAD_EVENTS } from '../ingest/bounds.ts';
-import { LogCorruption } from '../log/corruption.ts';
 import type { Log, LogRecord } from '../log/types.ts';
 import { readCommitDigests } from '../repo/read.ts';
 import { type Account, type AccountCache, newAccount } from './accounts.ts';
 import { takeRev } from './decide.ts';
-import { isCounted } from './identities.ts';
+import { isCounted, moveTo } from './identities.ts';
 
 const READ_BYTES = 4 * 1024 * 1024;
 /** Stored in between when much has to be made up, so that accounts do not pile up in memory. */
@@ -32,6 +31,8 @@ export interface RebuildDeps {
   /** Stores everything that changed, which reflects the log up to `position`. */
   readonly flush: (position: number) => Promise<void>;
   readonly progress: (records: number) => void;
+  /** Ends it between two reads. What was flushed until then is not read again. */
+  readonly signal?: AbortSignal;
 }
 
 const noteJudged = (host: HostState, upstreamSeq: number, did: string): void => {
@@ -90,6 +91,7 @@ const apply = (record: LogRecord, frame: ScannedFrame, deps: RebuildDeps): void 
     account = newAccount(frame.did);
     accounts.add(account);
   }
+  const wasCounted = isCounted(account);
   if (!account.known) {
     account.known = true;
     account.hostId = record.hostId;
@@ -97,15 +99,9 @@ const apply = (record: LogRecord, frame: ScannedFrame, deps: RebuildDeps): void 
     // Nothing else is logged of an account that has to wait for room.
     if (isFull && frame.kind === KIND.account && !frame.active && frame.status === 'throttled')
       account.ownStatus = 'throttled';
-    else if (host !== undefined) roster.accountsChanged(host, 1);
   } else if (account.hostId !== record.hostId) {
     // It moved; where to, the document says.
-    if (isCounted(account)) {
-      const old = roster.host(account.hostId);
-      if (old !== undefined) roster.accountsChanged(old, -1);
-      if (host !== undefined) roster.accountsChanged(host, 1);
-    }
-    account.hostId = record.hostId;
+    if (host !== undefined) moveTo(account, host, roster);
     account.pds = null;
     account.identityAtMs = 0;
     account.pdsIsHost = false;
@@ -119,15 +115,14 @@ const apply = (record: LogRecord, frame: ScannedFrame, deps: RebuildDeps): void 
       takeRev(account, { kind: frame.kind, rev: frame.rev, since: frame.since, ...digests, prevData });
     }
   } else if (frame.kind === KIND.account) {
-    const wasCounted = isCounted(account);
     applyStatus(account, frame, record.upstreamSeq === 0);
-    if (host !== undefined && wasCounted !== isCounted(account))
-      roster.accountsChanged(host, wasCounted ? -1 : 1);
   } else if (frame.kind === KIND.identity) {
     // What was looked up for it is not in the log.
     account.identityAtMs = 0;
     account.pds = null;
   }
+  if (host !== undefined && wasCounted !== isCounted(account))
+    roster.accountsChanged(host, wasCounted ? -1 : 1);
   accounts.markDirty(account);
 };
 
@@ -159,16 +154,15 @@ const lookBack = (position: number, { log, roster }: RebuildDeps): void => {
  * Applies every record after `position`.
  *
  * @returns how many records that were
- * @throws when the log does not hold what the database says it did
+ * @throws when the log ends before `position`, with what to do about it, or holds what we would not have taken; the
+ *   reason of `signal` when that aborts
  */
 export const rebuild = async (position: number, deps: RebuildDeps): Promise<number> => {
   const { log } = deps;
   if (position > log.lastSeq)
-    throw new LogCorruption(
-      'the newest segment',
-      0,
-      'segment missing',
-      `the database reflects seq ${position}, the log ends at ${log.lastSeq}`,
+    throw new Error(
+      `the database reflects seq ${position}, but the log ends at ${log.lastSeq}: ` +
+        'restore the log, or point DATABASE_URL and RELAY_DATA_DIR at what belongs together',
     );
   let from = position;
   // What the window no longer holds cannot be made up; the accounts' next events will.
@@ -188,6 +182,7 @@ export const rebuild = async (position: number, deps: RebuildDeps): Promise<numb
   };
   try {
     for (;;) {
+      deps.signal?.throwIfAborted();
       const records = cursor.next(READ_BYTES);
       if (records === 'behind') throw new Error('the log moved on while it was read at start');
       if (records.length === 0) break;

@@ -6,7 +6,7 @@
  * behind the log: rows are written only when the events they reflect are durable, so a crash at any point loses
  * and repeats nothing.
  */
-import { removeField, setAccountStatus } from '../firehose/edit.ts';
+import { maxSequencedBytes, removeField, setAccountStatus } from '../firehose/edit.ts';
 import { accountFrame } from '../firehose/encode.ts';
 import { scanFrame } from '../firehose/scan.ts';
 import { KIND, MAX_FRAME_BYTES } from '../firehose/types.ts';
@@ -23,7 +23,7 @@ import type { RejectionRow } from '../state/types.ts';
 import { type Account, type AccountCache, MAX_DIRTY_ACCOUNTS, newAccount } from './accounts.ts';
 import { decide, effectiveStatus } from './decide.ts';
 import type { Healer } from './healer.ts';
-import { isCounted } from './identities.ts';
+import { isCounted, moveTo } from './identities.ts';
 
 /** Explanations kept until the next flush; more in one flush are only counted. */
 const MAX_PENDING_REJECTIONS = 1_000;
@@ -107,6 +107,10 @@ type Item =
 
 /** Any length will do: the frame is scanned for where its seq stands, and the log puts the real one in. */
 const PLACEHOLDER_SEQ = 1;
+
+/** Whether consumers, and we ourselves when we read the log, would refuse the frame once it has its seq. */
+const isTooLarge = ({ frame, seqStart, seqEnd }: VerifiedEvent): boolean =>
+  maxSequencedBytes({ bytes: frame, seqStart, seqEnd }) > MAX_FRAME_BYTES;
 
 export const createSequencer = (deps: SequencerDeps): Sequencer => {
   const { log, roster, accounts, nowMs } = deps;
@@ -237,17 +241,14 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     const hasRoom = host.accountCount < roster.accountLimitOf(host);
     if (!account.known) {
       account.known = true;
-      account.hostId = host.hostId;
       counters.newAccounts++;
-      if (hasRoom) roster.accountsChanged(host, 1);
-      else {
+      if (!hasRoom) {
         account.ownStatus = 'throttled';
         counters.throttledAccounts++;
       }
       accounts.markDirty(account);
     } else if (account.ownStatus === 'throttled' && hasRoom) {
       account.ownStatus = null;
-      if (account.upstreamStatus !== 'deleted') roster.accountsChanged(host, 1);
       accounts.markDirty(account);
       announce(host, account);
     }
@@ -257,18 +258,23 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
     judged !== null && judged.cursorEpoch === cursorEpoch && upstreamSeq < (judged.byDid.get(did) ?? 0);
 
   /** Beyond the cursor, so that it may come again: it is judged by what is known at its place in the stream. */
-  const remember = (host: HostState, { upstreamSeq }: VerifiedEvent, cursor: number): void => {
+  const remember = (host: HostState, upstreamSeq: number, cursor: number): void => {
     if (upstreamSeq > cursor && upstreamSeq > host.cursor) host.ahead.add(upstreamSeq);
   };
 
   const sequence = (host: HostState, event: VerifiedEvent, cursor: number): void => {
+    // Whatever becomes of it.
+    remember(host, event.upstreamSeq, cursor);
     if (wasRefused(host, event)) {
       counters.refusedBefore++;
-      remember(host, event, cursor);
       return;
     }
     if (host.life.banned) {
       refuse(host, { ...event, reason: 'host_banned', detail: '' });
+      return;
+    }
+    if (isTooLarge(event)) {
+      refuse(host, { ...event, reason: 'frame_too_large', detail: 'with a seq of ours and all fields' });
       return;
     }
     let account = accounts.get(event.did);
@@ -282,29 +288,31 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       refuse(host, { ...event, reason: 'wrong_host', detail: `its PDS is ${account.pds ?? 'unknown'}` });
       return;
     }
-    admit(host, account);
+    if (account.hostId !== host.hostId) {
+      // Its document named this host when nobody followed it yet.
+      moveTo(account, host, roster);
+      account.pdsIsHost = true;
+    }
     const wasCounted = isCounted(account);
+    admit(host, account);
     const decision = decide(account, event, host.validation ?? deps.validation);
+    if (wasCounted !== isCounted(account)) roster.accountsChanged(host, wasCounted ? -1 : 1);
     if (!decision.ok) {
       if (decision.reason === 'account_inactive') deps.healer().suspect(event.did, host);
       refuse(host, { ...event, reason: decision.reason, detail: decision.detail });
-      remember(host, event, cursor);
       return;
     }
     accounts.markDirty(account);
     if (event.kind === KIND.account) account.statusAtMs = nowMs();
-    if (event.kind === KIND.account && wasCounted !== isCounted(account))
-      roster.accountsChanged(host, wasCounted ? -1 : 1);
     if (decision.discontinuity) counters.discontinuities++;
     if (decision.lenient !== null || event.lenient !== null) counters.lenient++;
     const logged = decision.rewrite === null ? event : rewritten(account, event, decision.rewrite);
-    if (logged.frame.length > MAX_FRAME_BYTES) {
+    if (isTooLarge(logged)) {
       refuse(host, { ...event, reason: 'frame_too_large', detail: 'with the status that the relay shows' });
       return;
     }
     append(host, logged, decision.discontinuity);
     roster.eventTaken(host);
-    remember(host, event, cursor);
   };
 
   const advance = (host: HostState, cursor: number): void => {
@@ -365,6 +373,7 @@ export const createSequencer = (deps: SequencerDeps): Sequencer => {
       const host = roster.host(rejection.hostId);
       if (host === undefined) continue;
       refuse(host, rejection);
+      if (rejection.judged) remember(host, rejection.upstreamSeq, cursors.get(rejection.hostId) ?? 0);
     }
     for (const [hostId, cursor] of cursors) {
       const host = roster.host(hostId);

@@ -71,15 +71,26 @@ const CONNECT_TIMEOUT_S = 10;
 /** A query over this is taken for a dead connection. Migrations and repairs have their own. */
 const READ_DEADLINE_MS = 30_000;
 
-const rejectAfter = (deadlineMs: number): { promise: Promise<never>; cancel: () => void } => {
-  let timer: ReturnType<typeof setTimeout>;
-  const promise = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(new ConnectionLostError(`PostgreSQL did not answer within ${deadlineMs} ms`)),
-      deadlineMs,
-    );
-  });
-  return { promise, cancel: () => clearTimeout(timer) };
+/** Rejects after the deadline, and with the reason of `signal` when that aborts before it. */
+const rejectAfter = (
+  deadlineMs: number,
+  signal?: AbortSignal,
+): { promise: Promise<never>; cancel: () => void } => {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const abort = (): void => reject(signal!.reason);
+  if (signal?.aborted) abort();
+  signal?.addEventListener('abort', abort, { once: true });
+  const timer = setTimeout(
+    () => reject(new ConnectionLostError(`PostgreSQL did not answer within ${deadlineMs} ms`)),
+    deadlineMs,
+  );
+  return {
+    promise,
+    cancel() {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', abort);
+    },
+  };
 };
 
 const numbers = {
@@ -92,6 +103,12 @@ const numbers = {
     parse: (text: string) => Uint8Array.fromHex(text.slice(2)),
   },
 };
+
+/**
+ * Of each session. Plans are made for each query and not kept: one made while the tables were empty reads them whole,
+ * and was kept until the first analyze, a minute later.
+ */
+const SETTINGS = { application_name: 'weir', plan_cache_mode: 'force_custom_plan' } as const;
 
 const createClient = (address: DatabaseAddress, max: number, onclose: () => void): postgres.Sql => {
   const options = {
@@ -108,7 +125,7 @@ const createClient = (address: DatabaseAddress, max: number, onclose: () => void
     return postgres(address, {
       ...options,
       connection: {
-        application_name: 'weir',
+        ...SETTINGS,
         // A weir that vanished with its machine gives the writer's lock back after about a minute.
         tcp_keepalives_idle: 30,
         tcp_keepalives_interval: 10,
@@ -124,7 +141,7 @@ const createClient = (address: DatabaseAddress, max: number, onclose: () => void
     database: address.database,
     pass: '',
     ssl: false,
-    connection: { application_name: 'weir' },
+    connection: SETTINGS,
   } as postgres.Options<Record<string, postgres.PostgresType>>);
 };
 
@@ -204,9 +221,9 @@ export const createPool = (address: DatabaseAddress, maxConnections: number, max
 export interface Writer {
   /**
    * Runs `work` on the writing session, alone. Whatever rejects costs the session: the server rolls back what was
-   * not committed, and the next work gets a new session that has taken the lock anew.
+   * not committed, and the next work gets a new session that has taken the lock anew. So does `signal`, at once.
    */
-  run<T>(deadlineMs: number, work: (session: Session) => Promise<T>): Promise<T>;
+  run<T>(deadlineMs: number, work: (session: Session) => Promise<T>, signal?: AbortSignal): Promise<T>;
   readonly stats: { sessions: number };
   close(): Promise<void>;
 }
@@ -228,15 +245,19 @@ export const createWriter = (
   let closed = false;
   const stats = { sessions: 0 };
 
-  const alone = async <T>(deadlineMs: number, work: (session: Session) => Promise<T>): Promise<T> => {
+  const alone = async <T>(
+    deadlineMs: number,
+    work: (session: Session) => Promise<T>,
+    signal: AbortSignal | undefined,
+  ): Promise<T> => {
     if (closed) throw new ConnectionLostError('the state is closed');
     if (session === null || !session.isAlive()) {
       session = null;
-      session = await openSession(address, lockWaitMs, lock);
+      session = await openSession(address, lockWaitMs, lock, signal);
       if (stats.sessions++ > 0) log('info', 'connected to PostgreSQL again');
     }
     const mine = session;
-    const deadline = rejectAfter(deadlineMs);
+    const deadline = rejectAfter(deadlineMs, signal);
     try {
       return await Promise.race([work(mine), deadline.promise]);
     } catch (error) {
@@ -249,8 +270,8 @@ export const createWriter = (
   };
 
   return {
-    run(deadlineMs, work) {
-      const mine = last.then(() => alone(deadlineMs, work));
+    run(deadlineMs, work, signal) {
+      const mine = last.then(() => alone(deadlineMs, work, signal));
       last = mine.catch(() => {});
       return mine;
     },
@@ -268,6 +289,7 @@ const openSession = async (
   address: DatabaseAddress,
   lockWaitMs: number,
   lock: SessionLock,
+  signal: AbortSignal | undefined,
 ): Promise<OpenSession> => {
   let alive = true;
   const client = createClient(address, 1, () => {
@@ -280,7 +302,7 @@ const openSession = async (
   try {
     for (;;) {
       guard();
-      const deadline = rejectAfter(READ_DEADLINE_MS);
+      const deadline = rejectAfter(READ_DEADLINE_MS, signal);
       const answer = await Promise.race([
         client.unsafe<{ pid: number; locked: boolean }[]>(
           `select pg_backend_pid() as pid, pg_try_advisory_lock(${lock.key.join(', ')}) as locked`,

@@ -2,8 +2,8 @@
  * The embedded PostgreSQL: a real server inside the data directory, for those who do not run one of their own.
  *
  * Promises: one server per data directory, reachable only through a Unix socket that only its owner can open; started
- * again when it dies by itself; stopped when weir stops, also when weir is killed. It is never the only copy of
- * anything that came from the network: the log is, and the tables can be rebuilt from it.
+ * again when it dies by itself; stopped when weir stops, also when weir is killed. What the log's window holds can be
+ * rebuilt from it; of accounts beyond it, bans, limits and takedowns the tables are the only copy.
  *
  * The server outlives nobody: it runs under a small shell that reads a pipe held by weir. When weir ends in any way,
  * SIGKILL included, the kernel closes the pipe, the shell reads the end of it and asks the server for a fast
@@ -46,6 +46,8 @@ export interface EmbeddedPostgresOptions {
   readonly binaries?: PostgresBinaries;
   /** Server settings that differ from ours, by PostgreSQL's names: throwaway servers need no fsync. */
   readonly settings?: Readonly<Record<string, string>>;
+  /** Calls the start off, until it has resolved. */
+  readonly signal?: AbortSignal;
 }
 
 export interface EmbeddedPostgres {
@@ -112,7 +114,8 @@ const SETTINGS: Readonly<Record<string, string>> = {
 
 /**
  * Runs the server as a child until it ends or the pipe on standard input does. Signals meant for the whole service
- * (TERM, INT, HUP) are ignored: weir decides, by the pipe. $1 is a temporary socket folder to remove, or empty;
+ * (TERM, INT, HUP) are ignored: weir decides, by the pipe. The server is asked again and again, since one that has only
+ * just been started does not hear it: it ignores INT, too, until it is ready to handle it. $1 is a temporary socket folder to remove, or empty;
  * $2 the library path, or empty.
  */
 const SUPERVISOR_SCRIPT = `
@@ -125,7 +128,7 @@ fi
 exec 3<&0 </dev/null
 "$@" 3<&- &
 server=$!
-( while read -r line; do :; done <&3; kill -INT "$server" ) >/dev/null 2>&1 &
+( while read -r line; do :; done <&3; while kill -INT "$server"; do sleep 1; done ) >/dev/null 2>&1 &
 watcher=$!
 exec 3<&-
 while kill -0 "$server" 2>/dev/null; do wait "$server"; status=$?; done
@@ -137,18 +140,20 @@ exit "\${status:-1}"
 /**
  * Starts the server of a data directory, creating its files on the first start.
  * @throws with a sentence for the operator: no binaries for this platform, root without user namespaces, files of
- *   another PostgreSQL version, another weir using the directory, or what the server said when it did not start
+ *   another PostgreSQL version, another weir using the directory, or what the server said when it did not start;
+ *   the reason of `signal` when that aborts, with nothing left running
  */
 export const startEmbeddedPostgres = async (options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> => {
-  const log = options.log ?? (() => {});
+  const { log = () => {}, signal } = options;
+  signal?.throwIfAborted();
   const dataDir = resolve(options.dataDir);
   const pgData = join(dataDir, 'postgres');
   mkdirSync(dataDir, { recursive: true });
   const binaries = options.binaries ?? findPostgresBinaries(join(dataDir, 'postgres-lib'));
   const prefix = userPrefix();
 
-  await initialise(pgData, binaries, prefix, log);
-  await settlePreviousServer(pgData, log);
+  await initialise(pgData, binaries, prefix, log, signal);
+  await settlePreviousServer(pgData, log, signal);
 
   const socket = chooseSocketDir(pgData);
   const database: SocketDatabase = {
@@ -204,7 +209,7 @@ export const startEmbeddedPostgres = async (options: EmbeddedPostgresOptions): P
 
   let first: Running;
   try {
-    first = await launch(command, pgData, log);
+    first = await launch(command, pgData, log, signal);
   } catch (error) {
     if (socket.temporary) rmSync(socket.dir, { recursive: true, force: true });
     throw error;
@@ -276,6 +281,7 @@ const initialise = async (
   binaries: PostgresBinaries,
   prefix: string[],
   log: StateLog,
+  signal: AbortSignal | undefined,
 ): Promise<void> => {
   if (existsSync(pgData)) {
     const version = readVersion(pgData);
@@ -307,9 +313,13 @@ const initialise = async (
     ],
     { stdin: 'pipe', stdout: 'pipe', stderr: 'pipe', detached: true, env: childEnvironment() },
   );
+  const callOff = (): void => void child.stdin.end();
+  signal?.addEventListener('abort', callOff, { once: true });
   const [code, out, err] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
+  signal?.removeEventListener('abort', callOff);
   if (code !== 0) {
     rmSync(fresh, { recursive: true, force: true });
+    signal?.throwIfAborted();
     throw new Error(
       `PostgreSQL could not create its files in ${pgData} (initdb, code ${code}): ${lastLines(`${out}\n${err}`)}. ` +
         'If this system cannot run it, run a PostgreSQL server yourself and set DATABASE_URL.',
@@ -345,8 +355,13 @@ interface Running {
   readonly process: Bun.Subprocess<'pipe', 'ignore', 'pipe'>;
 }
 
-/** Starts the server and resolves when it takes connections. */
-const launch = async (command: string[], pgData: string, log: StateLog): Promise<Running> => {
+/** Starts the server and resolves when it takes connections; when `signal` aborts, it is ended again. */
+const launch = async (
+  command: string[],
+  pgData: string,
+  log: StateLog,
+  signal?: AbortSignal,
+): Promise<Running> => {
   const child = Bun.spawn(command, {
     stdin: 'pipe',
     stdout: 'ignore',
@@ -363,6 +378,10 @@ const launch = async (command: string[], pgData: string, log: StateLog): Promise
   const startedAt = performance.now();
   let nextLogMs = STARTING_LOG_EVERY_MS;
   for (;;) {
+    if (signal?.aborted) {
+      await end({ process: child }, pgData, log);
+      throw signal.reason;
+    }
     const server = readPostmaster(pgData);
     if (server?.status === 'ready' && isPostmasterOf(server.pid, pgData)) return { process: child };
     if (child.exitCode !== null || child.signalCode !== null) {

@@ -3,8 +3,16 @@
  */
 
 import { APPEND_LOCK_KEY, ConnectionLostError, type Param, type Session } from './connections.ts';
-import { booleanArray, bytesArray, integerArray, numberArray, storableText, textArray } from './literals.ts';
-import { keyTypeNumber } from './rows.ts';
+import {
+  booleanArray,
+  bytesArray,
+  integerArray,
+  numberArray,
+  storableNumber,
+  storableText,
+  textArray,
+} from './literals.ts';
+import { identityNumber, keyTypeNumber } from './rows.ts';
 import type { AccountRow, Flush, GapRow, HostRow, RejectionRow } from './types.ts';
 
 /** Rows per statement: large enough to amortize the round trip, small enough for flat memory on both sides. */
@@ -133,25 +141,27 @@ const accountParams = (rows: readonly AccountRow[]): Param[] => [
   integerArray(rows.map((row) => keyTypeNumber(row.keyType))),
   bytesArray(rows.map((row) => row.key)),
   textArray(rows.map((row) => optionalText(row.handle, MAX_HANDLE_CHARS))),
-  integerArray(rows.map((row) => row.identityAtMs)),
+  integerArray(rows.map(identityNumber)),
 ];
 
 const UPSERT_HOSTS = `
-insert into hosts (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, account_limit,
-  events_per_second_limit, validation, created_at_ms, last_event_at_ms, failures)
+insert into hosts (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, expected_accounts,
+  account_limit, events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
 select row.host_id, row.hostname, row.secure, row.source, row.banned, row.status, row.cursor, row.ahead::bigint[],
-  row.account_count, row.account_limit, row.events_per_second_limit, row.validation, row.created_at_ms,
-  row.last_event_at_ms, row.failures
-from unnest($1::integer[], $2::text[], $3::boolean[], $4::text[], $5::boolean[], $6::text[], $7::bigint[],
-  $8::text[], $9::bigint[], $10::bigint[], $11::float8[], $12::text[], $13::bigint[], $14::bigint[], $15::integer[])
-  as row (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, account_limit,
-    events_per_second_limit, validation, created_at_ms, last_event_at_ms, failures)
+  row.account_count, row.expected_accounts, row.account_limit, row.events_per_second_limit, row.validation,
+  row.created_at_ms, row.last_event_at_ms, row.connected_until_ms, row.failures
+from unnest($1::integer[], $2::text[], $3::boolean[], $4::text[], $5::boolean[], $6::text[], $7::bigint[], $8::text[],
+  $9::bigint[], $10::bigint[], $11::bigint[], $12::float8[], $13::text[], $14::bigint[], $15::bigint[], $16::bigint[],
+  $17::integer[])
+  as row (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, expected_accounts,
+    account_limit, events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
 on conflict (host_id) do update set
   hostname = excluded.hostname, secure = excluded.secure, source = excluded.source, banned = excluded.banned,
   status = excluded.status, cursor = excluded.cursor, ahead = excluded.ahead,
-  account_count = excluded.account_count, account_limit = excluded.account_limit,
-  events_per_second_limit = excluded.events_per_second_limit, validation = excluded.validation,
-  created_at_ms = excluded.created_at_ms, last_event_at_ms = excluded.last_event_at_ms,
+  account_count = excluded.account_count, expected_accounts = excluded.expected_accounts,
+  account_limit = excluded.account_limit, events_per_second_limit = excluded.events_per_second_limit,
+  validation = excluded.validation, created_at_ms = excluded.created_at_ms,
+  last_event_at_ms = excluded.last_event_at_ms, connected_until_ms = excluded.connected_until_ms,
   failures = excluded.failures`;
 
 const hostParams = (rows: readonly HostRow[]): Param[] => [
@@ -165,11 +175,13 @@ const hostParams = (rows: readonly HostRow[]): Param[] => [
   // An array of arrays must be rectangular in PostgreSQL, so each list travels as text.
   textArray(rows.map((row) => integerArray(row.ahead))),
   integerArray(rows.map((row) => row.accountCount)),
+  integerArray(rows.map((row) => row.expectedAccounts)),
   integerArray(rows.map((row) => row.accountLimit)),
   numberArray(rows.map((row) => row.eventsPerSecondLimit)),
   textArray(rows.map((row) => row.validation)),
   integerArray(rows.map((row) => row.createdAtMs)),
   integerArray(rows.map((row) => row.lastEventAtMs)),
+  integerArray(rows.map((row) => row.connectedUntilMs)),
   integerArray(rows.map((row) => row.failures)),
 ];
 
@@ -177,14 +189,16 @@ const INSERT_REJECTIONS = `
 insert into rejections (host_id, did, reason, detail, upstream_seq, rev, at_ms)
 select * from unnest($1::integer[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[])`;
 
+// Rejections and gaps explain what hosts sent, and are kept until they are stored: one that is strange must not hold
+// up accounts and cursors for ever.
 const rejectionParams = (rows: readonly RejectionRow[]): Param[] => [
   integerArray(rows.map((row) => row.hostId)),
   textArray(rows.map((row) => storableText(row.did, MAX_REJECTED_DID_CHARS))),
   textArray(rows.map((row) => storableText(row.reason, MAX_REASON_CHARS))),
   textArray(rows.map((row) => storableText(row.detail, MAX_DETAIL_CHARS))),
-  integerArray(rows.map((row) => row.upstreamSeq)),
+  integerArray(rows.map((row) => storableNumber(row.upstreamSeq))),
   textArray(rows.map((row) => storableText(row.rev, MAX_REV_CHARS))),
-  integerArray(rows.map((row) => row.atMs)),
+  integerArray(rows.map((row) => storableNumber(row.atMs))),
 ];
 
 const INSERT_GAPS = `
@@ -193,10 +207,10 @@ select * from unnest($1::integer[], $2::bigint[], $3::bigint[], $4::text[], $5::
 
 const gapParams = (rows: readonly GapRow[]): Param[] => [
   integerArray(rows.map((row) => row.hostId)),
-  integerArray(rows.map((row) => row.fromSeq)),
-  integerArray(rows.map((row) => row.toSeq)),
+  integerArray(rows.map((row) => storableNumber(row.fromSeq))),
+  integerArray(rows.map((row) => storableNumber(row.toSeq))),
   textArray(rows.map((row) => storableText(row.why, MAX_DETAIL_CHARS))),
-  integerArray(rows.map((row) => row.atMs)),
+  integerArray(rows.map((row) => storableNumber(row.atMs))),
 ];
 
 const pruneOldest = (table: 'rejections' | 'gaps'): string => `

@@ -14,6 +14,10 @@ export const storableText = (text: string, maxChars: number): string => {
   return short.includes('\u0000') ? short.replace(NUL, '\ufffd') : short;
 };
 
+/** A seq or a time as `bigint` can hold it and be read again: within 0 and 2^53 - 1; what is no number is 0. */
+export const storableNumber = (value: number): number =>
+  value > 0 ? Math.min(value, Number.MAX_SAFE_INTEGER) : 0;
+
 /** `text[]` (or anything whose elements are given as text). Elements must not hold U+0000. */
 export const textArray = (values: readonly (string | null)[]): string => {
   let out = '{';

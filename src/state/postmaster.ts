@@ -7,10 +7,10 @@
 import { readFileSync, readlinkSync, realpathSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** The zeroth argument of the shell that supervises a server of ours: found again in the process table. */
 /** What PostgreSQL calls its socket on its default port. */
 export const SOCKET_NAME = '.s.PGSQL.5432';
 
+/** The zeroth argument of the shell that supervises a server of ours: found again in the process table. */
 export const SUPERVISOR_NAME = 'weir-postgres';
 
 /** How long a server whose supervisor lives may take to show that it is stopping before we call it in use. */
@@ -71,16 +71,19 @@ export const isSupervised = (pid: number): boolean => {
 /**
  * Makes sure that no server runs on `pgData`: waits for one that is stopping, stops one that has lost its
  * supervisor, removes the lock file of one that is dead. Two servers on one directory would destroy it.
- * @throws when another weir is using the directory, or the server cannot be stopped
+ * @throws when another weir is using the directory, or the server cannot be stopped; the reason of `signal` when that
+ *   aborts
  */
 export const settlePreviousServer = async (
   pgData: string,
   log: (level: 'info' | 'warn', message: string) => void,
+  signal?: AbortSignal,
 ): Promise<void> => {
   const startedAt = performance.now();
   let signalled: NodeJS.Signals | null = null;
   let waitingLogged = false;
   for (;;) {
+    signal?.throwIfAborted();
     const server = readPostmaster(pgData);
     if (server === null || !isPostmasterOf(server.pid, pgData)) {
       // The number in a lock file may belong to another process by now, or to a dead one that nobody has buried yet:

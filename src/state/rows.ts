@@ -9,6 +9,10 @@ const KEY_TYPES = [null, 'p256', 'k256'] as const;
 export const keyTypeNumber = (keyType: AccountRow['keyType']): number | null =>
   keyType === null ? null : keyType === 'p256' ? 1 : 2;
 
+/** How `identity_at_ms` is stored: 0 is left to rows that only the backfill wrote. */
+export const identityNumber = (row: Pick<AccountRow, 'identityAtMs' | 'known'>): number =>
+  row.known && row.identityAtMs === 0 ? -1 : row.identityAtMs;
+
 /** A row of `accounts` as the driver gives it, by column names. */
 export const accountFromRecord = (record: Record<string, unknown>): AccountRow => ({
   did: record.did as string,
@@ -22,7 +26,9 @@ export const accountFromRecord = (record: Record<string, unknown>): AccountRow =
   keyType: KEY_TYPES[(record.key_type as number | null) ?? 0] ?? null,
   key: record.key as Uint8Array | null,
   handle: record.handle as string | null,
-  identityAtMs: record.identity_at_ms as number,
+  identityAtMs: Math.max(0, record.identity_at_ms as number),
+  // Older versions did not write -1: of those rows it shows where nothing was listed.
+  known: record.rev !== null || record.identity_at_ms !== 0 || record.listed_rev === null,
 });
 
 /** A row of `hosts` as drizzle gives it. */
@@ -36,10 +42,12 @@ export const hostFromRecord = (record: typeof hosts.$inferSelect): HostRow => ({
   cursor: record.cursor,
   ahead: record.ahead,
   accountCount: record.accountCount,
+  expectedAccounts: record.expectedAccounts,
   accountLimit: record.accountLimit,
   eventsPerSecondLimit: record.eventsPerSecondLimit,
   validation: record.validation as HostRow['validation'],
   createdAtMs: record.createdAtMs,
   lastEventAtMs: record.lastEventAtMs,
+  connectedUntilMs: record.connectedUntilMs,
   failures: record.failures,
 });

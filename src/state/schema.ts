@@ -40,6 +40,7 @@ export const accounts = pgTable(
   {
     /** Set once, when the first rev is stored: an account that is known before it has a repo is appended only then. */
     appendId: number().unique('accounts_append_id_key'),
+    /** -1: an event was taken, the identity has to be asked for; 0: only the backfill wrote the row. */
     identityAtMs: number().notNull(),
     hostId: integer().notNull(),
     /** null, 1 = p256, 2 = k256. */
@@ -70,8 +71,10 @@ export const hosts = pgTable('hosts', {
   cursor: number().notNull(),
   accountLimit: number(),
   accountCount: number().notNull(),
+  expectedAccounts: number().notNull().default(0),
   createdAtMs: number().notNull(),
   lastEventAtMs: number().notNull(),
+  connectedUntilMs: number(),
   eventsPerSecondLimit: doublePrecision(),
   /** Numbered by us, and never used again: log records name hosts by this number. */
   hostId: integer().primaryKey(),

@@ -29,14 +29,11 @@ export interface OpenStateOptions {
   /** DATABASE_URL, or `database` of a started embedded server. */
   readonly database: DatabaseAddress;
   readonly log?: StateLog;
-  /** Ends the waiting for a database that is down at the start. */
+  /** Ends the opening, whatever it waits for. */
   readonly signal?: AbortSignal;
   /** How long to wait for the writer's lock of a session that is just ending; default 15 s. */
   readonly lockWaitMs?: number;
 }
-
-/** The contract, with what only the database can do. */
-export type DatabaseState = State & Required<Pick<State, 'countAccountsByHost'>>;
 
 /** Connections for the relay's own batched look-ups, apart from the API's so that a slow page never delays them. */
 const LOOKUP_CONNECTIONS = 2;
@@ -48,6 +45,8 @@ const MAX_WAITING_READS = 1_000;
 const MAX_DIDS_PER_QUERY = 1_000;
 /** Rows per page of listRepos and of the host and account pages; the API's own limits are lower. */
 const MAX_PAGE_ROWS = 2_000;
+/** Places in listRepos that are looked through for an active repo: 50 ms of PostgreSQL's work when there is none. */
+export const MAX_PLACES_LOOKED_AHEAD = 100_000;
 /** A flush over this is taken for a dead connection and rejected. */
 const FLUSH_DEADLINE_MS = 120_000;
 const SHORT_DEADLINE_MS = 30_000;
@@ -64,13 +63,17 @@ const HOPELESS_CODES: ReadonlySet<string> = new Set(['28P01', '28000', '3D000'])
 
 /**
  * Connects, waiting as long as it takes for a database that is down; takes the writer's lock; applies migrations.
- * @throws when the database refuses us for good, or another weir holds it, or `signal` aborts
+ * @throws when the database refuses us for good, or another weir holds it; the reason of `signal` when that aborts
  */
-export const openState = async (options: OpenStateOptions): Promise<DatabaseState> => {
+export const openState = async (options: OpenStateOptions): Promise<State> => {
   const log = options.log ?? (() => {});
   const writer = createWriter(options.database, log, options.lockWaitMs ?? LOCK_WAIT_MS);
   try {
-    await connectAndMigrate(() => writer.run(MIGRATE_DEADLINE_MS, migrate), log, options.signal);
+    await connectAndMigrate(
+      () => writer.run(MIGRATE_DEADLINE_MS, migrate, options.signal),
+      log,
+      options.signal,
+    );
   } catch (error) {
     await writer.close();
     throw error;
@@ -118,16 +121,15 @@ export const openState = async (options: OpenStateOptions): Promise<DatabaseStat
     async listRepos(cursor, limit) {
       const size = pageSize(limit);
       const rows = await reads.query(LIST_REPOS, [cursor, size + 1]);
-      const repos: ListedRepo[] = [];
-      for (const row of rows.slice(0, size))
-        repos.push({
-          did: row.did as string,
-          commit: row.commit_digest as Uint8Array | null,
-          rev: row.rev as string | null,
-          ownStatus: row.own_status as string | null,
-          upstreamStatus: row.upstream_status as string | null,
-        });
-      return { repos, cursor: rows.length > size ? (rows[size - 1]!.append_id as number) : null };
+      return {
+        repos: rows.slice(0, size).map(listedRepo),
+        cursor: rows.length > size ? (rows[size - 1]!.append_id as number) : null,
+      };
+    },
+
+    async firstActiveRepo(after) {
+      const [row] = await reads.query(FIRST_ACTIVE_REPO, [after, after + MAX_PLACES_LOOKED_AHEAD]);
+      return row === undefined ? null : listedRepo(row);
     },
 
     async takedowns() {
@@ -202,11 +204,6 @@ export const openState = async (options: OpenStateOptions): Promise<DatabaseStat
       return { accounts: exact!.accounts as number, hosts: hostCount };
     },
 
-    async countAccountsByHost() {
-      const rows = await writer.run(FLUSH_DEADLINE_MS, (session) => session.query(COUNT_ACCOUNTS_BY_HOST));
-      return new Map(rows.map((row) => [row.host_id as number, row.accounts as number]));
-    },
-
     get counters() {
       return {
         ...totals.counters,
@@ -227,14 +224,22 @@ export const openState = async (options: OpenStateOptions): Promise<DatabaseStat
 
 const ACCOUNTS_BY_DID = 'select * from accounts where did = any($1::text[])';
 
-const LIST_REPOS =
+const LISTED_REPOS =
   'select append_id, did, coalesce(commit_digest, listed_commit) as commit_digest, ' +
-  'coalesce(rev, listed_rev) as rev, own_status, upstream_status from accounts ' +
-  'where append_id > $1 order by append_id limit $2';
+  'coalesce(rev, listed_rev) as rev, own_status, upstream_status from accounts where append_id > $1 ' +
+  'and coalesce(commit_digest, listed_commit) is not null and coalesce(rev, listed_rev) is not null';
+const LIST_REPOS = `${LISTED_REPOS} order by append_id limit $2`;
+const FIRST_ACTIVE_REPO =
+  `${LISTED_REPOS} and append_id <= $2 and own_status is null and upstream_status is null ` +
+  'order by append_id limit 1';
 
-/** Deleted accounts leave the count of their host. */
-const COUNT_ACCOUNTS_BY_HOST =
-  "select host_id, count(*) as accounts from accounts where upstream_status is distinct from 'deleted' group by host_id";
+const listedRepo = (row: Readonly<Record<string, unknown>>): ListedRepo => ({
+  did: row.did as string,
+  commit: row.commit_digest as Uint8Array,
+  rev: row.rev as string,
+  ownStatus: row.own_status as string | null,
+  upstreamStatus: row.upstream_status as string | null,
+});
 
 const REJECTION_FIELDS = {
   hostId: rejections.hostId,
@@ -298,6 +303,7 @@ const connectAndMigrate = async (
     try {
       return await attempt();
     } catch (error) {
+      signal?.throwIfAborted();
       if (error instanceof DatabaseInUseError) throw error;
       const code = (error as { code?: unknown }).code;
       const message = error instanceof Error ? error.message : String(error);

@@ -21,6 +21,8 @@ export interface AccountRow {
   readonly handle: string | null;
   /** ms since the epoch; 0 = the identity must be resolved before use. */
   readonly identityAtMs: number;
+  /** False: nothing but a host's listRepos told of it (src/backfill); no event of it was taken. Never flushed so. */
+  readonly known: boolean;
 }
 
 /** How a host came to us. */
@@ -36,11 +38,13 @@ export interface HostRow {
   readonly banned: boolean;
   /** active, idle, offline, throttled, banned: what listHosts shows. */
   readonly status: string;
-  /** Upstream seq up to which everything is durably in our log or deliberately dropped; 0 = never connected, start live. */
+  /** Upstream seq up to which everything is durably in our log or deliberately dropped; 0 = nothing came yet. */
   readonly cursor: number;
   /** Upstream seqs above `cursor` that are already in our log (events logged while an earlier one waits for an identity). */
   readonly ahead: readonly number[];
   readonly accountCount: number;
+  /** What the upstream relay counts of it; 0 = unknown. */
+  readonly expectedAccounts: number;
   /** null = by the defaults (trusted, source). */
   readonly accountLimit: number | null;
   /** Per-host overrides by the operator; null = by the defaults. */
@@ -49,6 +53,11 @@ export interface HostRow {
   readonly createdAtMs: number;
   /** ms of the last event we took from it; 0 = never. */
   readonly lastEventAtMs: number;
+  /**
+   * ms when we were last known to be connected and to get all that is sent, at most an hour old while we are; null =
+   * not known. With a cursor of 0: null = start live, else from the host's oldest event.
+   */
+  readonly connectedUntilMs: number | null;
   /** Consecutive failures, for the backoff to go on after a restart. */
   readonly failures: number;
 }
@@ -83,10 +92,11 @@ export interface Flush {
   readonly gaps: readonly GapRow[];
 }
 
+/** A repo of which a commit is known: seen by us, or told by its host. */
 export interface ListedRepo {
   readonly did: string;
-  readonly commit: Uint8Array | null;
-  readonly rev: string | null;
+  readonly commit: Uint8Array;
+  readonly rev: string;
   readonly ownStatus: AccountStatus;
   readonly upstreamStatus: AccountStatus;
 }
@@ -108,8 +118,10 @@ export interface State {
    * goes back; host rows are overwritten. Rows keep their append order (a growing id) for listRepos.
    */
   flush(flush: Flush): Promise<void>;
-  /** In append order; `cursor` 0 = from the start; rows without a rev are left out; answers at most `limit` and the next cursor (null = end). */
+  /** In append order; `cursor` 0 = from the start; answers at most `limit` and the next cursor (null = end). */
   listRepos(cursor: number, limit: number): Promise<{ repos: ListedRepo[]; cursor: number | null }>;
+  /** The first one behind a cursor that is active; null: there is none within MAX_PLACES_LOOKED_AHEAD. */
+  firstActiveRepo(after: number): Promise<ListedRepo | null>;
   /** DID hashes are the caller's business: gives the DIDs with an own status that forbids replay (takendown). */
   takedowns(): Promise<string[]>;
   rejectionsOfHost(hostId: number, limit: number): Promise<RejectionRow[]>;
@@ -118,8 +130,6 @@ export interface State {
   domainBans(): Promise<string[]>;
   setDomainBan(domain: string, banned: boolean): Promise<void>;
   counts(): Promise<{ accounts: number; hosts: number }>;
-  /** Repair at start: accounts per host as stored, deleted ones left out. Reads the whole table once. */
-  countAccountsByHost?(): Promise<Map<number, number>>;
   readonly counters: Readonly<Record<string, number>>;
   close(): Promise<void>;
 }

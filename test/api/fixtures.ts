@@ -21,18 +21,19 @@ export const aHost = (
     cursor: hostId * 100,
     ahead: [],
     accountCount: 10,
+    expectedAccounts: 0,
     accountLimit: null,
     eventsPerSecondLimit: null,
     validation: null,
     createdAtMs: 1_700_000_000_000,
     lastEventAtMs: 1_700_000_500_000,
+    connectedUntilMs: 1_700_000_600_000,
     failures: 0,
     ...row,
   },
   trusted: false,
   connected: true,
   connectedSinceMs: 1_700_000_400_000,
-  connectedUntilMs: 1_700_000_300_000,
   nextAttemptAtMs: null,
   lastClose: '',
   lastCloseAtMs: null,
@@ -58,6 +59,7 @@ export const anAccount = (did: string, row: Partial<AccountRow> = {}): AccountRo
   key: new Uint8Array(33),
   handle: 'someone.example.com',
   identityAtMs: 1_700_000_000_000,
+  known: true,
   ...row,
 });
 
@@ -105,6 +107,10 @@ export const startApi = (
       const repos = later.slice(0, limit);
       return { repos, cursor: later.length > limit ? repos[repos.length - 1]!.id : null };
     },
+    firstActiveRepo: async (after: number) =>
+      (world.repos ?? []).find(
+        (repo) => repo.id > after && repo.ownStatus === null && repo.upstreamStatus === null,
+      ) ?? null,
     rejectionsOfHost: async () => world.rejections ?? [],
     rejectionsOfAccount: async () => world.rejections ?? [],
     gapsOfHost: async () => world.gaps ?? [],

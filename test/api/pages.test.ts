@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
+import { MAX_HOST_ROWS } from '../../src/api/pages/routes.ts';
 import type { GapRow, RejectionRow } from '../../src/state/types.ts';
 import { aHost, anAccount, json, startApi } from './fixtures.ts';
 
@@ -82,6 +83,44 @@ describe('pages for people', () => {
     expect(await order('status=active&sort=hostname')).toEqual([1, 3, 6]);
     expect(await order('sort=nonsense')).toEqual([4, 5, 2, 3, 6, 1]);
     expect(await (await request('/hosts')).text()).toContain('95 of 100');
+  });
+
+  test('the host list has pages of a bounded length that lead to all of it, and as JSON it is whole', async () => {
+    const hosts = Array.from({ length: 3 * MAX_HOST_ROWS - 10 }, (_, index) =>
+      aHost(index + 1, { accountCount: (index * 7) % 31, status: index % 3 === 0 ? 'idle' : 'active' }),
+    );
+    const { request } = startApi({ hosts });
+    for (const query of ['', 'sort=accounts', 'status=idle', 'sort=hostname&status=active']) {
+      const listed = (await json(await request(`/hosts?format=json&${query}`))).hosts;
+      const hostnames = listed.map((host: { hostname: string }) => host.hostname);
+      expect(hostnames.length).toBe(
+        hosts.filter((view) => !query.includes('status') || query.endsWith(view.row.status)).length,
+      );
+      const walk = async (word: string, path: string | undefined) => {
+        const pages: string[][] = [];
+        const paths: string[] = [];
+        while (path !== undefined && pages.length < 10) {
+          const text = await (await request(path)).text();
+          paths.push(path);
+          pages.push(Array.from(text.matchAll(/href="\/hosts\/([^"]+)"/g), ([, hostname]) => hostname!));
+          const href = new RegExp(`href="([^"]+)"[^>]*>${word}<`).exec(text)?.[1];
+          path = href === undefined ? undefined : `/hosts${href.replaceAll('&amp;', '&')}`;
+        }
+        return { pages, last: paths.at(-1) };
+      };
+      const forth = await walk('next', `/hosts?${query}`);
+      expect(forth.pages.flat()).toEqual(hostnames);
+      expect(forth.pages.map((page) => page.length)).toEqual(
+        forth.pages.map((_, at) => Math.min(MAX_HOST_ROWS, hostnames.length - at * MAX_HOST_ROWS)),
+      );
+      const back = await walk('previous', forth.last);
+      expect(back.pages).toEqual(forth.pages.toReversed());
+    }
+    for (const from of ['', '-1', 'x', '1e3', '9'.repeat(30)]) {
+      const answer = await request(`/hosts?from=${from}`);
+      expect(answer.status).toBe(200);
+    }
+    expect((await json(await request('/hosts?format=json&sort=id&from=100'))).hosts[0].hostId).toBe(101);
   });
 
   test("a host's page says why: status, last close, next attempt, rejections, gaps", async () => {

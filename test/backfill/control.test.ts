@@ -7,14 +7,15 @@ import type { ApiEnv } from '../../src/api/api.ts';
 import { createBackfillControl, type RelayBackfill } from '../../src/backfill/control.ts';
 import { writeListedAccounts } from '../../src/backfill/listed-accounts.ts';
 import { BACKFILL_LOCK, createWriter } from '../../src/state/connections.ts';
-import { type DatabaseState, openState } from '../../src/state/state.ts';
+import { openState } from '../../src/state/state.ts';
+import type { State } from '../../src/state/types.ts';
 import { didOf, type FakeServer, fakeRelay } from './fake-servers.ts';
 import { type BackfillHarness, startHarness } from './harness.ts';
 
 setDefaultTimeout(60_000);
 
 let harness: BackfillHarness;
-let state: DatabaseState;
+let state: State;
 let control: RelayBackfill;
 let app: Hono<ApiEnv>;
 const lines: string[] = [];

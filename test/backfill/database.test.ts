@@ -31,7 +31,8 @@ const freshRelay = (): FakeServer => {
   return relay;
 };
 
-const spawn = (dataDir: string, args: readonly string[]) => {
+/** @param heard is given all that it said on stderr, each time it says something */
+const spawn = (dataDir: string, args: readonly string[], heard: (err: string) => void = () => {}) => {
   const clean = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !name.startsWith('RELAY_') && name !== 'DATABASE_URL'),
   ) as Record<string, string>;
@@ -43,7 +44,16 @@ const spawn = (dataDir: string, args: readonly string[]) => {
       stderr: 'pipe',
     },
   );
-  return Promise.all([child.exited, child.stdout.text(), child.stderr.text()]).then(([code, out, err]) => ({
+  const listen = async (): Promise<string> => {
+    const decoder = new TextDecoder();
+    let err = '';
+    for await (const bytes of child.stderr) {
+      err += decoder.decode(bytes, { stream: true });
+      heard(err);
+    }
+    return err;
+  };
+  return Promise.all([child.exited, child.stdout.text(), listen()]).then(([code, out, err]) => ({
     code,
     out,
     err,
@@ -83,13 +93,17 @@ test('when the relay that owns the server restarts, the backfill waits for it an
     await released;
     return null;
   };
-  const ended = spawn(dataDir, ['--from-relay', relay.url]);
+  const { promise: waiting, resolve: waits } = Promise.withResolvers<void>();
+  const ended = spawn(dataDir, ['--from-relay', relay.url], (err) => {
+    if (err.includes('waiting for it')) waits();
+  });
   await hanging;
   await embedded.stop();
   release();
+  // One that is back sooner than anybody asks is not missed at all.
+  await waiting;
   embedded = await startEmbeddedPostgres({ dataDir, settings: { fsync: 'off' } });
-  const { code, out, err } = await ended;
-  expect(err).toContain('waiting for it');
+  const { code, out } = await ended;
   expect(code).toBe(0);
   expect(out).toContain(': finished');
   expect(await indexed(dataDir)).toBe(3_000);

@@ -4,7 +4,8 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createNetwork } from '../../simulator/network.ts';
 import { walkLeaves } from '../../simulator/tree.ts';
-import { type DatabaseState, openState } from '../../src/state/state.ts';
+import { openState } from '../../src/state/state.ts';
+import type { State } from '../../src/state/types.ts';
 import { account, flushOf, newHost } from '../state/samples.ts';
 import { openFakeIndex } from './fake-index.ts';
 import { didOf, type FakeRepo, type FakeServer, fakeDirectory, fakePds } from './fake-servers.ts';
@@ -20,7 +21,7 @@ const LIKE = 'app.bsky.feed.like';
 const places = new Map<string, string>();
 let harness: BackfillHarness;
 let directory: FakeServer;
-let state: DatabaseState;
+let state: State;
 const servers: FakeServer[] = [];
 
 beforeAll(async () => {
@@ -99,6 +100,7 @@ describe('a reading of hosts', () => {
       commit: null,
       data: null,
       identityAtMs: 0,
+      known: false,
     });
   });
 
@@ -126,26 +128,31 @@ describe('a reading of hosts', () => {
       { ...repo(1, [POST]), rev: '3kzzzzzzzz222' },
       { ...repo(2, [POST], 'deactivated'), rev: '3kzzzzzzzz222' },
       { ...repo(3, [POST]), rev: '3kzzzzzzzz222' },
+      { ...repo(4, [POST], 'deactivated'), rev: '3kzzzzzzzz222' },
     ]);
     const { hostId } = await state.insertHost(newHost(host.hostname, { secure: false, source: 'admin' }));
     const fromFirehose = [
       account(didOf(1), { hostId, rev: '3kaaaaaaaa222' }),
-      account(didOf(2), {
-        hostId,
-        rev: null,
-        commit: null,
-        data: null,
-        upstreamStatus: null,
-        identityAtMs: 5,
-      }),
+      // With an identity, and with one that has to be asked for.
+      ...[didOf(2), didOf(4)].map((did, index) =>
+        account(did, {
+          hostId,
+          rev: null,
+          commit: null,
+          data: null,
+          upstreamStatus: null,
+          identityAtMs: index === 0 ? 5 : 0,
+        }),
+      ),
     ];
     await state.flush(flushOf(1, { accounts: fromFirehose }));
     expect((await harness.run(['--from-hosts'])).code).toBe(0);
-    const [first, second] = await Promise.all(
-      [didOf(1), didOf(2)].map(async (did) => (await state.loadAccounts([did]))[0]!),
+    const [first, second, third] = await Promise.all(
+      [didOf(1), didOf(2), didOf(4)].map(async (did) => (await state.loadAccounts([did]))[0]!),
     );
     expect(first!.rev).toBe('3kaaaaaaaa222');
-    expect(second!.upstreamStatus).toBe(null);
+    expect(second).toMatchObject({ upstreamStatus: null, identityAtMs: 5, known: true });
+    expect(third).toMatchObject({ upstreamStatus: null, identityAtMs: 0, known: true });
     // An earlier commit than the listed one is news to the relay: it was not passed on yet.
     await state.flush(flushOf(2, { accounts: [account(didOf(3), { hostId, rev: '3kbbbbbbbb222' })] }));
     const listed = await state.listRepos(0, 10);
@@ -154,6 +161,7 @@ describe('a reading of hosts', () => {
         [didOf(1), '3kaaaaaaaa222'],
         [didOf(2), '3kzzzzzzzz222'],
         [didOf(3), '3kbbbbbbbb222'],
+        [didOf(4), '3kzzzzzzzz222'],
       ]),
     );
     // And a later listing leaves it alone.

@@ -5,7 +5,8 @@ import { createKnownAccounts } from '../../src/backfill/known-accounts.ts';
 import { collectionsPath } from '../../src/collections/collections.ts';
 import { openCollectionReader } from '../../src/collections/store/reader.ts';
 import { openStore, type Store } from '../../src/collections/store/store.ts';
-import { type DatabaseState, openState } from '../../src/state/state.ts';
+import { openState } from '../../src/state/state.ts';
+import type { State } from '../../src/state/types.ts';
 import { account, flushOf, newHost } from '../state/samples.ts';
 import { didOf, type FakeServer, fakeDirectory, fakePds, fakeRelay } from './fake-servers.ts';
 import { type BackfillHarness, startHarness } from './harness.ts';
@@ -24,7 +25,7 @@ const all = [active, takendown, throttled, deactivated, deleted, listedAway, unk
 const places = new Map<string, string>();
 let harness: BackfillHarness;
 let directory: FakeServer;
-let state: DatabaseState;
+let state: State;
 let servers: FakeServer[] = [];
 beforeAll(async () => {
   directory = fakeDirectory(places);

@@ -115,6 +115,23 @@ describe('a frame is read', () => {
     expect(unknown({})).toMatchObject({ seq: 0, seqStart: 0, seqEnd: 0, did: '' });
     expect(unknown({ seq: 'five', did: 7 })).toMatchObject({ seq: 0, seqEnd: 0, did: '' });
     expect(unknown({ seq: -1, did: 'not a did' })).toMatchObject({ seq: 0, did: '' });
+    expect(unknown({ did: DID, repo: DID })).toMatchObject({ did: DID });
+    expect(unknown({ did: DID, repo: 'did:plc:bbbbbbbbbbbbbbbbbbbbbbbb' })).toMatchObject({ did: '' });
+    expect(unknown({ did: DID, repo: 7 })).toMatchObject({ did: '' });
+    expect(unknown({ did: 'not a did', repo: DID })).toMatchObject({ did: '' });
+  });
+
+  test('with optional fields that say nothing, and noted', () => {
+    for (const nothing of [null, '']) {
+      expect(scanned(frameOf('#account', { ...accountBody, status: nothing }))).toMatchObject({
+        active: true,
+        status: null,
+        blank: 'status',
+      });
+      const identity = { seq: 1, did: DID, time: TIME, handle: nothing };
+      expect(scanned(frameOf('#identity', identity))).toMatchObject({ handle: null, blank: 'handle' });
+    }
+    expect(scanned(frameOf('#account', accountBody)).blank).toBeNull();
   });
 
   test('with deprecated fields missing, and noted', () => {
@@ -174,9 +191,9 @@ describe('a frame is refused', () => {
       const { [field]: _, ...rest } = { seq: 1, did: DID, rev: REV, time: TIME, blocks: new Uint8Array(1) };
       expect(body('#sync', rest)).toBe(`frame_field_missing: ${field}`);
     }
-    expect(body('#account', { ...accountBody, status: null })).toBe('frame_field_invalid: status');
+    expect(body('#account', { ...accountBody, status: 5 })).toBe('frame_field_invalid: status');
     expect(body('#account', { ...accountBody, status: 'x'.repeat(65) })).toBe('frame_field_invalid: status');
-    expect(body('#identity', { seq: 1, did: DID, time: TIME, handle: null })).toBe(
+    expect(body('#identity', { seq: 1, did: DID, time: TIME, handle: 5 })).toBe(
       'frame_field_invalid: handle',
     );
     expect(body('#info', {})).toBe('frame_field_missing: name');
@@ -226,6 +243,9 @@ describe('a frame is refused', () => {
     expect(header({ op: 1, t: 5 })).toBe('frame_header_invalid: no t');
     expect(header({ op: 1, t: '' })).toBe('frame_header_invalid: length of t');
     expect(header({ op: 1, t: 'x'.repeat(65) })).toBe('frame_header_invalid: length of t');
+    // Consumers take both for the same type; we would have taken the long one for a type we need not verify.
+    for (const t of ['com.atproto.sync.subscribeRepos#commit', 'commit', ' #commit'])
+      expect(header({ op: 1, t })).toBe('frame_header_invalid: t is not in its short form');
     expect(header({ op: 1, t: '#later', more: [1] })).toBe('accepted');
   });
 

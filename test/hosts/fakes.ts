@@ -112,11 +112,13 @@ export const row = (hostId: number, over: Partial<HostRow> = {}): HostRow => ({
   cursor: 0,
   ahead: [],
   accountCount: 0,
+  expectedAccounts: 0,
   accountLimit: null,
   eventsPerSecondLimit: null,
   validation: null,
   createdAtMs: Date.UTC(2026, 9, 1),
   lastEventAtMs: Date.UTC(2026, 10, 1) - 60_000,
+  connectedUntilMs: null,
   failures: 0,
   ...over,
 });

@@ -6,6 +6,7 @@ import {
   CRAWL_RETRY_MS,
   type Life,
   type LifeInput,
+  MALFORMED_FORGIVEN_MS,
   MAX_BACKOFF_MS,
   MAX_CURSOR_AGE_MS,
   MAX_CURSOR_FAILURES,
@@ -278,7 +279,18 @@ describe('the backoff', () => {
     expect(nextWakeMs(life)).toBe(START + 10 + STABLE_MS);
     life = step(life, { kind: 'tick', hasCursor: false }, START + 10 + STABLE_MS, 0.5).life;
     expect(life.failures).toBe(0);
-    expect(nextWakeMs(life)).toBeNull();
+  });
+
+  test('forgives malformed frames once a connection has lasted for an hour, however it ends', () => {
+    let life: Life = { ...fresh(), malformedCloses: 9 };
+    life = step(life, { kind: 'tick', hasCursor: false }, START, 0.5).life;
+    life = step(life, { kind: 'opened' }, START, 0.5).life;
+    for (let nowMs = START; nowMs < START + MALFORMED_FORGIVEN_MS; nowMs = nextWakeMs(life)!) {
+      life = step(life, { kind: 'tick', hasCursor: false }, nowMs, 0.5).life;
+      expect(life.malformedCloses).toBe(9);
+    }
+    life = step(life, { kind: 'tick', hasCursor: false }, nextWakeMs(life)!, 0.5).life;
+    expect(life.malformedCloses).toBe(0);
   });
 });
 
@@ -417,6 +429,22 @@ describe('the cursor', () => {
       0,
     );
     expect(kinds(young)).toEqual(['connect']);
+    const unknown = step(fresh({ connectedUntilMs: null }), { kind: 'tick', hasCursor: true }, START, 0);
+    expect(kinds(unknown)).toEqual(['connect']);
+  });
+
+  test('does not get old while we are connected, as far as a crash would know', () => {
+    let life = step(fresh({ connectedUntilMs: START }), { kind: 'tick', hasCursor: true }, START, 0.5).life;
+    life = step(life, { kind: 'opened' }, START, 0.5).life;
+    let nowMs = START;
+    while (nowMs < START + 2 * MAX_CURSOR_AGE_MS) {
+      const wakeMs = nextWakeMs(life)!;
+      expect(wakeMs).toBeGreaterThan(nowMs);
+      nowMs = wakeMs;
+      life = step(life, { kind: 'tick', hasCursor: true }, nowMs, 0.5).life;
+      expect(life.connectedUntilMs).toBe(nowMs);
+    }
+    expect(nextWakeMs(life)! - nowMs).toBeLessThanOrEqual(3_600_000);
   });
 });
 

@@ -82,9 +82,18 @@ describe('a rate limiter', () => {
     const limiter = createLimiter({ perSecond: 10, perHour: 1_000_000, perDay: 10_000_000 }, 0);
     for (let n = 0; n < 10; n++) expect(limiter.take(0)).toBe(0);
     expect(limiter.take(0)).toBe(100);
-    expect(limiter.take(99)).toBeGreaterThan(0);
-    expect(limiter.take(100)).toBe(0);
-    expect(limiter.take(100)).toBeGreaterThan(0);
+    expect(limiter.waitMs(99)).toBeGreaterThan(0);
+    expect(limiter.waitMs(100)).toBe(0);
+    expect(limiter.take(100)).toBe(100);
+  });
+
+  test('is owed what came beyond it, and waits for all of that', () => {
+    const limiter = createLimiter({ perSecond: 10, perHour: 1_000_000, perDay: 10_000_000 }, 0);
+    for (let n = 0; n < 40; n++) limiter.take(0);
+    expect(limiter.waitMs(0)).toBe(3_000);
+    expect(limiter.waitMs(2_900)).toBe(100);
+    expect(limiter.waitMs(3_000)).toBe(0);
+    expect(limiter.take(3_000)).toBe(100);
   });
 
   test('waits for the longest of the three buckets', () => {
@@ -93,7 +102,7 @@ describe('a rate limiter', () => {
     expect(limiter.take(0)).toBe(720_000);
   });
 
-  test('never gives more than capacity plus refill in any window, and always lets one through after the wait it names', () => {
+  test('never gives more than capacity, refill and one in any window, and always lets one through after the wait it names', () => {
     fc.assert(
       fc.property(
         fc.record({
@@ -109,16 +118,16 @@ describe('a rate limiter', () => {
           for (const pauseMs of pauses) {
             nowMs += pauseMs;
             const waitMs = limiter.take(nowMs);
-            if (waitMs === 0) taken++;
-            else {
-              expect(limiter.waitMs(nowMs)).toBe(waitMs);
-              nowMs += waitMs;
-              expect(limiter.take(nowMs)).toBe(0);
-              taken++;
-            }
-            expect(taken).toBeLessThanOrEqual(limits.perSecond + (nowMs * limits.perSecond) / 1_000 + 1e-6);
-            expect(taken).toBeLessThanOrEqual(limits.perHour + (nowMs * limits.perHour) / 3_600_000 + 1e-6);
-            expect(taken).toBeLessThanOrEqual(limits.perDay + (nowMs * limits.perDay) / 86_400_000 + 1e-6);
+            taken++;
+            const most = (limit: number, periodMs: number): number =>
+              limit + (nowMs * limit) / periodMs + 1 + 1e-6;
+            expect(taken).toBeLessThanOrEqual(most(limits.perSecond, 1_000));
+            expect(taken).toBeLessThanOrEqual(most(limits.perHour, 3_600_000));
+            expect(taken).toBeLessThanOrEqual(most(limits.perDay, 86_400_000));
+            expect(limiter.waitMs(nowMs)).toBe(waitMs);
+            if (waitMs === 0) continue;
+            nowMs += waitMs;
+            expect(limiter.waitMs(nowMs)).toBe(0);
           }
         },
       ),
@@ -129,7 +138,7 @@ describe('a rate limiter', () => {
     const limiter = createLimiter({ perSecond: 1, perHour: 100, perDay: 100 }, 1_000_000);
     expect(limiter.take(1_000_000)).toBe(0);
     expect(limiter.take(10)).toBe(1_000);
-    expect(limiter.take(1_010)).toBe(0);
+    expect(limiter.waitMs(1_010)).toBe(0);
   });
 
   test('new limits take effect at once and keep what is left in proportion', () => {
@@ -140,15 +149,20 @@ describe('a rate limiter', () => {
     while (limiter.take(0) === 0) taken++;
     expect(taken).toBe(50);
     expect(limiter.limits.perSecond).toBe(100);
+    // What is owed is a number of events, which higher limits make up for sooner.
+    expect(limiter.waitMs(0)).toBe(10);
+    limiter.set({ perSecond: 1_000, perHour: 1_000_000, perDay: 1_000_000 });
+    expect(limiter.waitMs(0)).toBe(1);
   });
 });
 
 describe('the limiters of many hosts', () => {
-  test('outlive connections: coming again fills no bucket', () => {
+  test('outlive connections: coming again fills no bucket and forgives nothing', () => {
     const limiters = createLimiters();
     const limits = { perSecond: 5, perHour: 5, perDay: 100 };
     for (let n = 0; n < 5; n++) expect(limiters.of(1, limits, 0).take(0)).toBe(0);
-    expect(limiters.of(1, limits, 0).take(0)).toBeGreaterThan(0);
+    for (let n = 0; n < 5; n++) expect(limiters.of(1, limits, 0).take(0)).toBeGreaterThan(0);
+    expect(limiters.of(1, limits, 0).waitMs(0)).toBe(3_600_000);
     expect(limiters.of(2, limits, 0).take(0)).toBe(0);
     expect(limiters.of(1, { ...limits, perHour: 50 }, 0).limits.perHour).toBe(50);
   });

@@ -6,8 +6,10 @@ import {
   MAX_RETRY_AFTER_MS,
   STABLE_MS,
 } from '../../src/hosts/lifecycle.ts';
-import { connectedUntil, MAX_HOSTS, MAX_OPENING, normalizeDomain } from '../../src/hosts/roster.ts';
+import { MAX_HOSTS, MAX_OPENING, normalizeDomain } from '../../src/hosts/roster.ts';
 import type { CloseOutcome } from '../../src/hosts/types.ts';
+import type { Session } from '../../src/state/connections.ts';
+import { applyFlush } from '../../src/state/flush.ts';
 import { fakeClock, rosterWith, row, seeded } from './fakes.ts';
 
 const DROPPED: CloseOutcome = { kind: 'closed', code: 1006, reason: '' };
@@ -409,31 +411,139 @@ describe('the cursor of a host', () => {
     expect(roster.takeDirty().gaps).toMatchObject([{ fromSeq: 901, why: 'outdated_cursor: too old' }]);
   });
 
-  test('is as old as the time since we were last connected, not as the last event', () => {
+  test('is as old as the time since we were last connected, whatever it or others sent since', () => {
+    const hour = 3_600_000;
     const nowMs = fakeClock().clock.nowMs();
-    const day = 86_400_000;
-    const quiet = row(1, { lastEventAtMs: nowMs - 90 * day, createdAtMs: 0 });
-    expect(connectedUntil(quiet, nowMs - day)).toBe(nowMs - day);
-    const failing = row(1, { ...quiet, status: 'offline', failures: 24 });
-    expect(connectedUntil(failing, nowMs)).toBe(nowMs - day);
-    const { roster, time, ingest } = rosterWith({
-      rows: [
-        row(1, { cursor: 5, lastEventAtMs: nowMs - 90 * day, createdAtMs: 0 }),
-        row(2, {
-          cursor: 6,
-          lastEventAtMs: nowMs - 90 * day,
-          createdAtMs: 0,
-          status: 'offline',
-          failures: 500,
-        }),
-        row(3, { lastEventAtMs: nowMs - 60_000 }),
-      ],
-    });
-    roster.start();
-    time.advance(10 * 60_000);
-    expect(ingest.live.get(1)!.cursor).toBe(5);
-    expect(ingest.live.get(2)!.cursor).toBeNull();
-    expect(roster.takeDirty().gaps).toMatchObject([{ hostId: 2, fromSeq: 7 }]);
+    const quiet = { createdAtMs: 0, lastEventAtMs: nowMs - 90 * 24 * hour };
+    for (const others of [
+      [],
+      [row(9, { connectedUntilMs: nowMs - 60_000, lastEventAtMs: nowMs - 60_000 })],
+    ]) {
+      const { roster, time, ingest } = rosterWith({
+        rows: [
+          row(1, { ...quiet, cursor: 5, connectedUntilMs: nowMs - hour }),
+          row(2, {
+            ...quiet,
+            cursor: 6,
+            connectedUntilMs: nowMs - 71 * hour,
+            status: 'offline',
+            failures: 500,
+          }),
+          row(3, { ...quiet, cursor: 7, connectedUntilMs: nowMs - 73 * hour }),
+          // As older versions stored it.
+          row(4, { ...quiet, cursor: 8, connectedUntilMs: null, status: 'offline', failures: 500 }),
+          ...others,
+        ],
+      });
+      roster.start();
+      time.advance(10 * 60_000);
+      expect([1, 2, 3, 4].map((hostId) => ingest.live.get(hostId)!.cursor)).toEqual([5, 6, null, 8]);
+      expect(roster.takeDirty().gaps).toMatchObject([{ hostId: 3, fromSeq: 8 }]);
+    }
+  });
+});
+
+describe('a host that has sent nothing yet', () => {
+  const open = (over: Parameters<typeof row>[1] = {}) => {
+    const made = rosterWith({ rows: [row(1, over)] });
+    made.roster.start();
+    made.time.advance(1_000);
+    /** Lets it connect; what it is asked to begin with. */
+    const next = () => {
+      while (!made.ingest.live.has(1)) made.time.advance(1_000);
+      made.roster.opened(1, '');
+      return made.ingest.live.get(1)!.cursor;
+    };
+    /** As a process that starts anew would find it. */
+    const stored = () => made.roster.takeDirty().hosts.at(-1)!;
+    return { ...made, next, stored };
+  };
+
+  test('is followed live at first, and asked for its oldest event once a connection has lasted', () => {
+    const { time, next, close } = open();
+    expect(next()).toBeNull();
+    time.advance(STABLE_MS - 1);
+    close(1, DROPPED);
+    expect(next()).toBeNull();
+    time.advance(STABLE_MS);
+    close(1, DROPPED);
+    // However long the next ones last.
+    for (let n = 0; n < 3; n++) {
+      expect(next()).toBe(0);
+      close(1, DROPPED);
+    }
+  });
+
+  test('is asked so after a restart, too, by a stop or by a crash', () => {
+    const first = open();
+    first.next();
+    first.time.advance(STABLE_MS - 1);
+    expect(open(first.stored()).next()).toBeNull();
+    first.time.advance(1);
+    const crashed = open(first.stored());
+    expect(crashed.next()).toBe(0);
+    crashed.close(1, { kind: 'stopped' });
+    const stopped = open(crashed.stored());
+    expect(stopped.next()).toBe(0);
+    const host = stopped.roster.host(1)!;
+    host.cursor = 12;
+    stopped.roster.eventTaken(host);
+    expect(open(stopped.stored()).next()).toBe(12);
+  });
+
+  test('is no gap when it says that its oldest event is not its first', () => {
+    const { roster, time, next, close } = open();
+    next();
+    time.advance(STABLE_MS);
+    close(1, DROPPED);
+    expect(next()).toBe(0);
+    roster.info(1, 'OutdatedCursor', 'too old');
+    expect(roster.takeDirty().gaps).toEqual([]);
+  });
+
+  test('is followed live again, with a gap, when it cannot be asked so, or we were away for too long', () => {
+    const future: CloseOutcome = { kind: 'error_frame', error: 'FutureCursor', message: '' };
+    const { roster, time, ingest, next, close } = open({ connectedUntilMs: fakeClock().clock.nowMs() });
+    expect(next()).toBe(0);
+    close(1, future);
+    const { hosts, gaps } = roster.takeDirty();
+    expect(gaps).toMatchObject([{ fromSeq: 1, toSeq: 0 }]);
+    expect(hosts).toMatchObject([{ cursor: 0, connectedUntilMs: null }]);
+    expect(next()).toBeNull();
+    time.advance(STABLE_MS);
+    close(1, DROPPED);
+    expect(next()).toBe(0);
+    close(1, DROPPED);
+    expect(roster.takeDirty().gaps).toEqual([]);
+    const upAgainAtMs = time.clock.nowMs() + MAX_CURSOR_AGE_MS + MAX_BACKOFF_MS;
+    while (time.clock.nowMs() < upAgainAtMs) {
+      time.advance(60_000);
+      if (ingest.live.has(1)) close(1, { kind: 'unreachable', detail: '' });
+    }
+    expect(next()).toBeNull();
+    expect(roster.takeDirty().gaps).toMatchObject([{ fromSeq: 1, toSeq: 0 }]);
+  });
+
+  test('that had a cursor before is followed live where the cursor was given up', () => {
+    const { next, close } = open({ cursor: 900, connectedUntilMs: 1 });
+    expect(next()).toBeNull();
+    close(1, DROPPED);
+    expect(next()).toBeNull();
+  });
+
+  test('has a connection without a cursor tried when those with it keep failing', () => {
+    const { roster, time, next, close } = open({ connectedUntilMs: fakeClock().clock.nowMs() });
+    const cursors: (number | null)[] = [];
+    while (cursors.length < 60 && !cursors.includes(null)) {
+      cursors.push(next());
+      if (cursors.at(-1) !== null) close(1, DROPPED);
+    }
+    expect(cursors.at(-1)).toBeNull();
+    close(1, DROPPED);
+    expect(next()).toBe(0);
+    expect(roster.takeDirty().gaps).toEqual([]);
+    time.advance(STABLE_MS);
+    expect(roster.host(1)!.life.cursorFailures).toBe(0);
   });
 });
 
@@ -453,11 +563,7 @@ describe('limits', () => {
   });
 
   test('of a host at its account limit show, and can be raised', () => {
-    const raised: number[] = [];
-    const { roster, time } = rosterWith({
-      rows: [row(1, { source: 'crawl', accountCount: 100 })],
-      accountLimitChanged: (host) => raised.push(host.hostId),
-    });
+    const { roster, time } = rosterWith({ rows: [row(1, { source: 'crawl', accountCount: 100 })] });
     roster.start();
     time.advance(1_000);
     roster.opened(1, '');
@@ -467,7 +573,6 @@ describe('limits', () => {
       accountLimit: 1_000,
       row: { status: 'active', accountLimit: 1_000 },
     });
-    expect(raised).toEqual([1]);
   });
 
   test('of the operator per host reach the running connection and the row', () => {
@@ -486,6 +591,28 @@ describe('limits', () => {
     expect(roster.get('big.pds.net')).toMatchObject({ accountLimit: 80_000, limits: { perHour: 42_500 } });
     await roster.addHosts([{ hostname: 'unknown.pds.net' }], 'upstream');
     expect(roster.get('unknown.pds.net')).toMatchObject({ accountLimit: 10_000, limits: { perHour: 3_500 } });
+  });
+
+  test('go on over a restart, with the upstream relay or without, and do not grow by it', async () => {
+    const { roster, time } = rosterWith({
+      rows: [row(1, { accountCount: 30_000, expectedAccounts: 40_000 }), row(2, { accountCount: 10_000 })],
+    });
+    roster.start();
+    time.advance(1_000);
+    for (const hostId of [1, 2]) roster.opened(hostId, '');
+    expect(roster.getById(1)).toMatchObject({
+      accountLimit: 80_000,
+      limits: { perHour: 42_500 },
+      row: { status: 'active' },
+    });
+    expect(roster.getById(2)).toMatchObject({ accountLimit: 10_000, row: { status: 'throttled' } });
+    roster.takeDirty();
+    await roster.addHosts([{ hostname: 'host1.pds.net', accountCount: 40_000 }], 'upstream');
+    expect(roster.takeDirty().hosts).toEqual([]);
+    await roster.addHosts([{ hostname: 'host2.pds.net', accountCount: 11_000 }], 'upstream');
+    const { hosts } = roster.takeDirty();
+    expect(hosts).toMatchObject([{ hostId: 2, expectedAccounts: 11_000 }]);
+    expect(rosterWith({ rows: hosts }).roster.getById(2)).toMatchObject({ accountLimit: 22_000 });
   });
 
   test('are raised for a host that came by itself when the operator names it', async () => {
@@ -521,19 +648,92 @@ describe('what is to be stored', () => {
     });
     expect(dirty.hosts.find(({ hostId }) => hostId === 2)).toMatchObject({ failures: 1, status: 'offline' });
     expect(roster.takeDirty().hosts).toEqual([]);
-    roster.recordGap(host, 1, 2, 'test');
+    roster.info(1, 'OutdatedCursor', 'newer');
     roster.giveBack({ ...dirty, gaps: [{ hostId: 2, fromSeq: 0, toSeq: 0, why: 'older', atMs: 0 }] });
     const again = roster.takeDirty();
     expect(again.hosts.length).toBe(2);
-    expect(again.gaps.map(({ why }) => why)).toEqual(['older', 'test']);
+    expect(again.gaps.map(({ why }) => why)).toEqual(['older', 'outdated_cursor: newer']);
     expect(roster.getById(1)).toMatchObject({ eventsSinceStart: 1, rejectionsSinceStart: { rev_stale: 2 } });
   });
 
+  test('tells of each host, within the hour, when it was last connected, and the hosts share out the hour', () => {
+    const hosts = 3_000;
+    const { roster, time, ingest } = rosterWith({
+      rows: Array.from({ length: hosts }, (_, n) => row(n + 1, { cursor: 1 })),
+    });
+    roster.start();
+    for (const untilMs = time.clock.nowMs() + 60_000; time.clock.nowMs() < untilMs; time.advance(100))
+      for (const hostId of ingest.live.keys()) roster.opened(hostId, '');
+    expect(roster.counters.connected).toBe(hosts);
+    const stored = new Map<number, number>();
+    const perMinute: number[] = [];
+    for (let minute = 0; minute < 6 * 60; minute++) {
+      time.advance(60_000);
+      const { hosts: rows } = roster.takeDirty();
+      perMinute.push(rows.length);
+      for (const { hostId, connectedUntilMs } of rows) stored.set(hostId, connectedUntilMs!);
+      if (minute < 5) continue;
+      expect(stored.size).toBe(hosts);
+      expect(time.clock.nowMs() - Math.min(...stored.values())).toBeLessThanOrEqual(3_600_000 + 60_000);
+    }
+    expect(Math.max(...perMinute.slice(120))).toBeLessThan(hosts / 15);
+  });
+
+  test('tells when a host was last connected as soon as its connection ends, by itself or by our stop', async () => {
+    const { roster, time, ingest, close } = rosterWith({ rows: [row(1), row(2), row(3)] });
+    ingest.hooks.disconnected = (hostId) => close(hostId, { kind: 'stopped' });
+    roster.start();
+    time.advance(1_000);
+    for (const hostId of [1, 2]) roster.opened(hostId, '');
+    time.advance(30 * 60_000);
+    const connectedUntilMs = time.clock.nowMs();
+    close(1, DROPPED);
+    expect(roster.takeDirty().hosts.find(({ hostId }) => hostId === 1)).toMatchObject({ connectedUntilMs });
+    await roster.stop();
+    expect(roster.takeDirty().hosts).toMatchObject([{ hostId: 2, connectedUntilMs }]);
+    expect(roster.getById(3)!.row.connectedUntilMs).toBeNull();
+  });
+
   test('is bounded when the database is away', () => {
-    const { roster } = rosterWith({ rows: [row(1)] });
-    for (let n = 0; n < 10_500; n++) roster.recordGap(roster.host(1)!, n, 0, 'test');
+    const { roster, time } = rosterWith({ rows: [row(1, { cursor: 3 })] });
+    roster.start();
+    time.advance(1_000);
+    for (let n = 0; n < 10_500; n++) roster.info(1, 'OutdatedCursor', 'again');
     expect(roster.takeDirty().gaps.length).toBe(10_000);
     expect(roster.counters.notesDropped).toBe(500);
+  });
+
+  test('can be stored, whatever the cursor of a host was and whatever an operator would set', async () => {
+    const session = { backendPid: 1, query: async () => Object.assign([{ pid: 1 }], { count: 0 }) };
+    const number = fc.oneof(fc.double(), fc.maxSafeInteger());
+    await fc.assert(
+      fc.asyncProperty(
+        fc.oneof(fc.maxSafeNat(), fc.constant(Number.MAX_SAFE_INTEGER)),
+        number,
+        number,
+        async (cursor, accountLimit, perSecond) => {
+          const { roster, time, close } = rosterWith({ rows: [row(1, { cursor })] });
+          roster.start();
+          time.advance(1_000);
+          roster.opened(1, '');
+          roster.info(1, 'OutdatedCursor', '');
+          close(1, { kind: 'error_frame', error: 'FutureCursor', message: '' });
+          for (const set of [
+            () => roster.setAccountLimit('host1.pds.net', accountLimit),
+            () => roster.setEventsPerSecondLimit('host1.pds.net', perSecond),
+          ])
+            try {
+              set();
+            } catch (error) {
+              expect(error).toBeInstanceOf(RangeError);
+            }
+          const dirty = roster.takeDirty();
+          for (const { fromSeq } of dirty.gaps) expect(fromSeq).toBeGreaterThan(0);
+          await applyFlush(session as unknown as Session, { position: 1, accounts: [], ...dirty });
+        },
+      ),
+      { numRuns: 200 },
+    );
   });
 });
 
@@ -620,19 +820,15 @@ describe('the end', () => {
     expect(ingest.live.size).toBe(0);
   });
 
-  test('of an ingest thread counts as the end of its connections', () => {
-    const { roster, time, ingest } = rosterWith({ rows: [row(1), row(2)] });
+  test('of a connection ends what it was paused for', () => {
+    const { roster, time, close } = rosterWith({ rows: [row(1)] });
     roster.start();
     time.advance(1_000);
     roster.opened(1, '');
-    ingest.live.clear();
     roster.paused(1, 'rate_limit');
     expect(roster.getById(1)!.pausedFor).toBe('rate_limit');
-    roster.lost([1, 2, 99], 'the ingest thread ended');
+    close(1, DROPPED);
     expect(roster.getById(1)!.pausedFor).toBeNull();
-    expect(roster.getById(1)!.lastClose).toContain('ingest thread');
-    time.advance(60_000);
-    expect(ingest.live.size).toBe(2);
   });
 
   test('of one connection by the operator is followed by a new one', () => {

@@ -47,6 +47,7 @@ test('300 hosts over real sockets: ramp, a hidden relay, an outage of all, a dom
         secure: false,
         cursor: 100 + n,
         lastEventAtMs: Date.now(),
+        connectedUntilMs: null,
       }),
     ),
     domainBans: [],

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { MAX_BACKOFF_MS } from '../../src/hosts/lifecycle.ts';
 import type { NewHost } from '../../src/hosts/roster.ts';
 import { createUpstream, REFRESH_MS, readHostList } from '../../src/hosts/upstream.ts';
-import type { FetchResult } from '../../src/network/fetch.ts';
+import { type FetchResult, guardedFetch } from '../../src/network/fetch.ts';
 import { answer, fakeClock, seeded } from './fakes.ts';
 
 const reading = (reply: (url: URL, call: number) => FetchResult) => {
@@ -15,7 +15,6 @@ const reading = (reply: (url: URL, call: number) => FetchResult) => {
     deps: {
       url: 'https://relay.net/',
       userAgent: 'weir/test',
-      allowPrivateAddresses: false,
       fetch: async (url: string) => {
         urls.push(url);
         return reply(new URL(url), urls.length);
@@ -78,6 +77,23 @@ describe("the upstream's host list", () => {
     expect(await readHostList(huge.deps)).toMatchObject({ ok: false, hosts: 20_000 });
   });
 
+  test("of a relay of the operator's own is read at any address and port", async () => {
+    const server = Bun.serve({
+      port: 0,
+      hostname: '127.0.0.1',
+      fetch: () => Response.json({ hosts: hosts(0, 2) }),
+    });
+    const { deps, pages } = reading(() => answer({}));
+    const url = `http://127.0.0.1:${server.port}`;
+    expect(await readHostList({ ...deps, url, fetch: guardedFetch })).toEqual({
+      ok: true,
+      hosts: 2,
+      pages: 1,
+    });
+    expect(pages).toHaveLength(1);
+    await server.stop(true);
+  });
+
   test('survives any answer', async () => {
     await fc.assert(
       fc.asyncProperty(fc.oneof(fc.json(), fc.string()), async (body) => {
@@ -85,6 +101,18 @@ describe("the upstream's host list", () => {
         expect(typeof result.ok).toBe('boolean');
       }),
     );
+  });
+
+  test('is not read on once it is stopped', async () => {
+    const { deps, pages, urls } = reading((_, call) => {
+      if (call === 2) upstream.stop();
+      return answer({ hosts: hosts(call * 10, 10), cursor: String(call) });
+    });
+    const upstream = createUpstream({ ...deps, clock: fakeClock().clock, random: seeded(3) });
+    upstream.start();
+    for (let turn = 0; turn < 100; turn++) await Promise.resolve();
+    expect(urls).toHaveLength(2);
+    expect(pages).toHaveLength(1);
   });
 
   test('is tried again for ever when the upstream is away, and read anew every few hours', async () => {

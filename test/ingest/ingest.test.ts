@@ -1,4 +1,6 @@
 import { afterEach, describe, expect, test } from 'bun:test';
+import { decode } from '@ipld/dag-cbor';
+import { decodeFirst } from 'cborg';
 import { encodeError, encodeMessage } from '../../simulator/frames.ts';
 import { createKey } from '../../simulator/keys.ts';
 import { KIND } from '../../src/firehose/types.ts';
@@ -25,6 +27,7 @@ afterEach(async () => {
 });
 
 const DID = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa';
+const TIME = '2026-11-21T00:00:00.000Z';
 const OTHER = 'did:plc:bbbbbbbbbbbbbbbbbbbbbbbb';
 
 describe('verified events', () => {
@@ -56,30 +59,24 @@ describe('verified events', () => {
     }
   });
 
-  test('fields that some hosts leave out are filled in, and a frame too large with them is refused, not logged', async () => {
-    const made = start({ maxBytesInFlight: 40_000_000 });
+  test('fields that some hosts leave out are filled in, and optional ones that say nothing are taken out', async () => {
+    const made = start();
     const account = newAccount();
     const socket = made.connect(1);
     const without = (body: Record<string, unknown>) => ({ ...body, tooBig: undefined, blobs: undefined });
     socket.frame(commitFrame(account, 1, { change: without }));
-    const padded = (bytes: number) => (body: Record<string, unknown>) => ({
-      ...without(body),
-      zzzzzzzz: new Uint8Array(bytes),
-    });
-    // Signed by hand, it is not applied: the next one builds on the same repo.
-    const probe = commitFrame(account, 3, { change: padded(4_990_000), sign: account.key.sign });
-    const exact = 4_990_000 + (5_000_000 - probe.length);
-    const full = commitFrame(account, 4, { change: padded(exact) });
-    expect(full.length).toBe(5_000_000);
-    socket.frame(full);
+    socket.frame(accountFrame(account.did, 2, { status: null }));
+    socket.frame(
+      encodeMessage({ type: '#identity', body: { did: account.did, seq: 3, time: TIME, handle: null } }),
+    );
     await made.settle();
     made.answerAll(() => keyOf(account));
     await made.settle();
-    expect(made.handedOn()).toHaveLength(1);
-    expect(made.handedOn()[0]!.frame.length).toBeGreaterThan(100);
-    expect(made.refused().map(({ reason, upstreamSeq }) => ({ reason, upstreamSeq }))).toEqual([
-      { reason: 'frame_too_large', upstreamSeq: 4 },
-    ]);
+    expect(made.refused()).toEqual([]);
+    const bodies = made.handedOn().map(({ frame }): Record<string, unknown> => decode(decodeFirst(frame)[1]));
+    expect(bodies).toMatchObject([{ tooBig: false, blobs: [] }, { active: true }, { did: account.did }]);
+    expect(bodies[1]).not.toHaveProperty('status');
+    expect(bodies[2]).not.toHaveProperty('handle');
     made.acknowledgeAll();
     expect(made.ingest.counters.bytesInFlight).toBe(0);
   });
@@ -175,6 +172,19 @@ describe('a connection with a cursor', () => {
     expect(made.closes()).toMatchObject([{ kind: 'error_frame', error: 'FutureCursor' }]);
     expect(made.refused()).toHaveLength(3);
     expect(made.cursorOf(1)).toBeLessThanOrEqual(1_000);
+  });
+
+  test('is not given up for a host that begins a batch early, but for one whose numbers only grow up to it', async () => {
+    const made = start();
+    const early = made.connect(1, { cursor: 1_000 });
+    for (let seq = 900; seq <= 1_001; seq++) early.frame(accountFrame(DID, seq));
+    const anew = made.connect(2, { cursor: 1_000_000 });
+    for (let seq = 990_000; seq < 991_000 && anew.outcome === null; seq++) anew.frame(accountFrame(DID, seq));
+    await made.settle();
+    made.answerAll();
+    await made.settle();
+    expect(made.handedOn().map(({ upstreamSeq }) => upstreamSeq)).toEqual([1_001]);
+    expect(made.closes()).toMatchObject([{ kind: 'error_frame', error: 'FutureCursor' }]);
   });
 
   test('is not given up for two stray frames', async () => {
@@ -597,6 +607,55 @@ describe('what waits for identities', () => {
     expect(made.cursorOf(1)).toBe(seq);
   });
 
+  test('what is refused meanwhile counts as ahead, too, and is told as judged, so that it is not judged again', async () => {
+    const made = start({ maxBytesInFlight: 100_000_000 });
+    const socket = made.connect(1, { cursor: 10 });
+    socket.frame(accountFrame(DID, 11));
+    await made.settle();
+    made.requests.splice(0);
+    made.advance(1);
+    socket.frame(accountFrame(OTHER, 12));
+    socket.frame(accountFrame(OTHER, 12));
+    await made.settle();
+    made.answerAll(() => ({ pds: 'old.pds.net' }));
+    await made.settle();
+    made.answerAll(() => ({ pds: 'old.pds.net' }));
+    await made.settle();
+    expect(made.refused()).toMatchObject([
+      { upstreamSeq: 12, reason: 'seq_not_increasing', judged: false },
+      { upstreamSeq: 12, reason: 'wrong_host', judged: true },
+    ]);
+    let seq = 12;
+    while (!socket.paused && seq < 2 * HARD_AHEAD_EVENTS) {
+      for (let count = 0; count < 64; count++) socket.frame(accountFrame(OTHER, ++seq));
+      await made.settle();
+      made.answerAll(() => ({ pds: 'old.pds.net' }));
+    }
+    expect(seq).toBeLessThan(MAX_AHEAD_EVENTS + 700);
+  });
+
+  test('a few hosts that bring accounts without end are cut, and leave alone those whose accounts are known', async () => {
+    const made = start({ maxBytesInFlight: 100_000_000 });
+    const good = made.connect(100);
+    good.frame(accountFrame(DID, 1));
+    await made.settle();
+    made.answerAll();
+    let number = 0;
+    for (let hostId = 1; hostId <= 25; hostId++) {
+      const socket = made.connect(hostId);
+      // One read: the socket is paused amid it.
+      for (let seq = 1; seq <= 3_000 && socket.outcome === null; seq++)
+        socket.frame(accountFrame(`did:web:a${number++}.example.com`, seq));
+      while (made.closes().length < hostId) await made.settle();
+    }
+    expect(made.closes().every(({ kind }) => kind === 'throttled')).toBe(true);
+    expect(made.ingest.counters.heldDids).toBe(20_000);
+    good.frame(accountFrame(DID, 2));
+    await made.settle();
+    expect(good.outcome).toBeNull();
+    expect(made.handedOn().at(-1)).toMatchObject({ hostId: 100, upstreamSeq: 2 });
+  });
+
   test('a host that gets far beyond that bound all the same is cut', async () => {
     const made = start({ maxBytesInFlight: 100_000_000 });
     const skip = Array.from({ length: HARD_AHEAD_EVENTS }, (_, index) => index + 2);
@@ -612,6 +671,12 @@ describe('what waits for identities', () => {
   });
 });
 
+/** The account is known to live on host 1. */
+const identify = (made: ReturnType<typeof ingestWith>, did: string): void =>
+  made.ingest.identified([
+    made.answer({ did, hostname: 'host1.pds.net', fresh: false }, { pds: 'host1.pds.net' }),
+  ]);
+
 describe('rate limits', () => {
   test('pause the socket, and what one read brought beyond them is made up for before the next', async () => {
     const made = start();
@@ -623,6 +688,7 @@ describe('rate limits', () => {
     expect(socket.paused).toBe(true);
     await made.settle();
     made.answerAll();
+    await made.settle();
     expect(made.handedOn()).toHaveLength(20);
     expect(made.notes).toContainEqual({ kind: 'paused', hostId: 1, pausedFor: 'rate_limit' });
     made.advance(500);
@@ -636,7 +702,7 @@ describe('rate limits', () => {
   test('new limits take effect on a host that waits by the old ones', async () => {
     const made = start();
     const socket = made.connect(1, { limits: { perSecond: 1e9, perHour: 200, perDay: 1e9 } });
-    for (let seq = 1; seq <= 202; seq++) socket.frame(accountFrame(DID, seq));
+    for (let seq = 1; seq <= 201; seq++) socket.frame(accountFrame(DID, seq));
     expect(socket.paused).toBe(true);
     made.ingest.setLimits(1, { perSecond: 1e9, perHour: 1e9, perDay: 1e9 });
     made.advance(1_000);
@@ -648,9 +714,58 @@ describe('rate limits', () => {
     const made = start();
     const socket = made.connect(1, { limits: { perSecond: 1e9, perHour: 10, perDay: 1e9 } });
     for (let seq = 1; seq <= 11; seq++) if (socket.outcome === null) socket.frame(accountFrame(DID, seq));
-    expect(made.closes()).toEqual([{ kind: 'throttled', waitMs: 360_000 }]);
     await made.settle();
+    made.answerAll();
+    await made.settle();
+    expect(made.closes()).toEqual([{ kind: 'throttled', waitMs: 360_000 }]);
+    made.acknowledgeAll();
     expect(made.ingest.counters.bytesInFlight).toBe(0);
+  });
+
+  test('that need too long let through what was read until then, so that each connection gets ahead', async () => {
+    const made = start();
+    const limits = { perSecond: 1e9, perHour: 10, perDay: 1e9 };
+    identify(made, DID);
+    const socket = made.connect(1, { limits });
+    for (let seq = 1; seq <= 20; seq++) if (socket.outcome === null) socket.frame(accountFrame(DID, seq));
+    await made.settle();
+    expect(made.handedOn()).toHaveLength(11);
+    expect(made.cursorOf(1)).toBe(11);
+    expect(made.closes()).toMatchObject([{ kind: 'throttled' }]);
+  });
+
+  test('are not to be had anew by reconnecting', async () => {
+    const made = start();
+    const limits = { perSecond: 50, perHour: 2_500, perDay: 20_000 };
+    identify(made, DID);
+    const startMs = made.nowMs;
+    let seq = 0;
+    for (let connection = 0; connection < 100; connection++) {
+      const socket = made.connect(1, { limits });
+      for (let frame = 0; frame < 400; frame++)
+        if (socket.outcome === null) socket.frame(accountFrame(DID, ++seq));
+      socket.close();
+      await made.settle();
+      made.advance(2_000);
+    }
+    const seconds = (made.nowMs - startMs) / 1_000;
+    // What is full at first, what comes in, half a minute's worth that may be owed, and one for each connection.
+    expect(made.handedOn().length).toBeLessThan(2_500 + (seconds + 30) * (2_500 / 3_600) + 100);
+  });
+
+  test('that are over are not mistaken for another pause', async () => {
+    const made = start({ maxBytesInFlight: 200_000 });
+    identify(made, DID);
+    const socket = made.connect(1, { limits: { perSecond: 5, perHour: 1e9, perDay: 1e9 } });
+    for (let seq = 1; seq <= 9; seq++) socket.frame(accountFrame(DID, seq, { padding: 'x'.repeat(40_000) }));
+    await made.settle();
+    made.advance(5_000);
+    await Bun.sleep(120);
+    made.acknowledgeAll();
+    await made.settle();
+    expect(socket.paused).toBe(false);
+    const reports = made.notes.flatMap((note) => (note.kind === 'paused' ? [note.pausedFor] : []));
+    expect(reports).toEqual(['rate_limit', null]);
   });
 });
 

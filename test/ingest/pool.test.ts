@@ -10,20 +10,23 @@ const frames = Array.from({ length: 20 }, (_, index) =>
 );
 const DID = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa';
 
-const server = Bun.serve({
-  port: 0,
-  fetch(request, bun) {
-    return bun.upgrade(request) ? undefined : new Response('no', { status: 400 });
-  },
-  websocket: {
-    open(socket) {
-      for (const frame of frames) socket.sendBinary(frame);
-      socket.sendBinary(accountFrame(DID, 21));
+const hostThatSends = (sent: readonly Uint8Array[]) =>
+  Bun.serve({
+    port: 0,
+    fetch(request, bun) {
+      return bun.upgrade(request) ? undefined : new Response('no', { status: 400 });
     },
-    message() {},
-  },
-});
-afterAll(() => server.stop(true));
+    websocket: {
+      open(socket) {
+        for (const frame of sent) socket.sendBinary(frame);
+      },
+      message() {},
+    },
+  });
+const MAX_FRAME_BYTES = 2_000_000;
+const server = hostThatSends([...frames, accountFrame(DID, 21)]);
+const largeServer = hostThatSends([accountFrame(DID, 1, { large: new Uint8Array(MAX_FRAME_BYTES - 1_000) })]);
+afterAll(() => Promise.all([server.stop(true), largeServer.stop(true)]));
 
 const until = async (what: string, condition: () => boolean): Promise<void> => {
   for (let turn = 0; turn < 1_000; turn++) {
@@ -33,7 +36,7 @@ const until = async (what: string, condition: () => boolean): Promise<void> => {
   throw new Error(`did not happen: ${what}`);
 };
 
-const poolWith = (workers: number) => {
+const poolWith = (workers: number, maxBytesInFlight = 10_000_000) => {
   const notes: string[] = [];
   const batches: IngestBatch[] = [];
   const requests: { thread: Pick<Ingest, 'identified'>; request: IdentityRequest }[] = [];
@@ -45,8 +48,8 @@ const poolWith = (workers: number) => {
       allowPrivateAddresses: true,
       handshakeTimeoutMs: 5_000,
       pingIntervalMs: 30_000,
-      maxFrameBytes: 8_000_000,
-      maxBytesInFlight: 10_000_000,
+      maxFrameBytes: MAX_FRAME_BYTES,
+      maxBytesInFlight,
     },
     lane: (thread): IngestEvents => ({
       opened: (hostId) => void notes.push(`opened ${hostId}`),
@@ -61,10 +64,10 @@ const poolWith = (workers: number) => {
     }),
     died: (detail) => void died.push(detail),
   });
-  const connect = (hostId: number): void =>
+  const connect = (hostId: number, { port } = server): void =>
     pool.connect({
       hostId,
-      hostname: `localhost:${server.port}`,
+      hostname: `localhost:${port}`,
       secure: false,
       cursor: null,
       skip: [],
@@ -119,6 +122,18 @@ describe('ingest threads', () => {
       expect(made.notes.toSorted()).toEqual(['closed 1 stopped', 'closed 2 stopped', 'opened 1', 'opened 2']);
       expect(made.died).toEqual([]);
     }, 20_000);
+
+  test('however many there are, the largest frame passes each of them', async () => {
+    const made = poolWith(2, MAX_FRAME_BYTES / 2);
+    expect(made.pool.maxBytesInFlight).toBe(2 * MAX_FRAME_BYTES);
+    for (const hostId of [1, 2]) made.connect(hostId, largeServer);
+    await until('events', () => {
+      made.answerAll();
+      expect(made.notes.filter((note) => note.startsWith('closed'))).toEqual([]);
+      return made.batches.flatMap(({ events }) => events).length === 2;
+    });
+    await made.pool.stop();
+  }, 20_000);
 
   test('forget what another one learned anew', async () => {
     const made = poolWith(2);

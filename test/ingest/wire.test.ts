@@ -54,9 +54,9 @@ const event: fc.Arbitrary<VerifiedEvent> = fc
 const rejection: fc.Arbitrary<IngestRejection> = fc.record({
   hostId,
   did: fc.oneof(fc.constant(''), did),
-  kind: fc.oneof(kind, fc.constant(0 as const)),
   upstreamSeq: fc.oneof(seq, fc.constant(0)),
   rev: tid,
+  judged: fc.boolean(),
   reason: fc.constantFrom(...REASONS),
   detail: text,
 });

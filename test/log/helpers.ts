@@ -3,6 +3,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { encode } from 'cborg';
 import { KIND } from '../../src/firehose/types.ts';
+import { RECORD_HEADER_BYTES, recordBytes, writeRecord } from '../../src/log/record.ts';
 import type { LogCursor, LogEntry, LogRecord } from '../../src/log/types.ts';
 
 /** A directory of its own for one test; `remove` it at the end. */
@@ -47,6 +48,20 @@ export const makeEntry = (
     seqStart,
     seqEnd,
   };
+};
+
+/** The frame as the log writes it: with `seq` in place of its own. */
+export const withSeq = (
+  frame: { readonly bytes: Uint8Array; readonly seqStart: number; readonly seqEnd: number },
+  seq: number,
+): { readonly bytes: Uint8Array; readonly seqStart: number; readonly seqEnd: number } => {
+  const { bytes, seqStart, seqEnd } = frame;
+  const entry = { ...makeEntry(1), frame: bytes, seqStart, seqEnd };
+  const size = recordBytes(entry, seq);
+  const record = new Uint8Array(size);
+  writeRecord(record, new DataView(record.buffer), 0, size, entry, seq, 1, 0, 0n);
+  const written = record.slice(RECORD_HEADER_BYTES);
+  return { bytes: written, seqStart, seqEnd: seqEnd + written.length - bytes.length };
 };
 
 /** Reads a cursor to its end. */

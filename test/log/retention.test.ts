@@ -78,7 +78,7 @@ describe('retention', () => {
     const log = await openMemoryLog(files, { segmentBytes: 2000, maxBytes: 10_000 });
     for (let i = 0; i < 200; i++) {
       await append(log, 1);
-      expect(log.stats.bytes).toBeLessThan(10_000 + 2500);
+      expect(log.stats.bytes).toBeLessThanOrEqual(10_000);
     }
     expect(seqsOf(log)).toEqual(numbers(log.oldestSeq, 200));
     await log.close();
@@ -86,6 +86,23 @@ describe('retention', () => {
     expect(tiny.stats.segments).toBe(1);
     expect(seqsOf(tiny)).toEqual(numbers(tiny.oldestSeq, 200));
     await tiny.close();
+  });
+
+  test('by bytes takes off a small part of the window at a time, however small it is', async () => {
+    const maxBytes = 50_000;
+    const files = createMemoryFiles();
+    const log = await openMemoryLog(files, { maxBytes });
+    let isFull = false;
+    for (let i = 0; i < 1_000; i++) {
+      const { oldestSeq } = log;
+      await append(log, 1);
+      isFull ||= log.oldestSeq > oldestSeq;
+      expect(log.stats.bytes).toBeLessThanOrEqual(maxBytes);
+      if (isFull) expect(log.stats.bytes).toBeGreaterThan(maxBytes * 0.8);
+    }
+    expect(isFull).toBe(true);
+    expect(seqsOf(log)).toEqual(numbers(log.oldestSeq, 1_000));
+    await log.close();
   });
 
   test('judges by the events, so a clock that steps back removes nothing', async () => {

@@ -1,4 +1,5 @@
 import { afterAll, describe, expect, test } from 'bun:test';
+import { createConnection } from 'node:net';
 import { createEventLoopSampler } from '../../src/metrics/event-loop.ts';
 import { createHostGroups } from '../../src/metrics/host-groups.ts';
 import { createMetrics } from '../../src/metrics/metrics.ts';
@@ -160,6 +161,21 @@ describe('metrics', () => {
     expect((await fetch(new URL('/metrics/x', server.url))).status).toBe(404);
     expect((await fetch(server.url, { method: 'POST' })).status).toBe(405);
     expect((await fetch(server.url, { method: 'HEAD' })).status).toBe(200);
+  });
+
+  test('are given to whoever names no host, and not to whoever names none that can be', async () => {
+    const statusOf = (head: string) =>
+      new Promise<string>((resolve, reject) => {
+        const socket = createConnection({ port: server.port, host: '127.0.0.1' }, () => socket.write(head));
+        socket.on('error', reject);
+        socket.once('data', (bytes) => {
+          socket.destroy();
+          resolve(bytes.toString().slice(9, 12));
+        });
+      });
+    expect(await statusOf('GET /metrics HTTP/1.0\r\n\r\n')).toBe('200');
+    expect(await statusOf('GET /metrics HTTP/1.1\r\nHost:\r\n\r\n')).toBe('200');
+    expect(await statusOf('GET /metrics HTTP/1.1\r\nHost: foo:99999\r\n\r\n')).toBe('404');
   });
 });
 

@@ -1,5 +1,7 @@
 /** Hosts that go away, forget or start over: they come back by themselves, and what is lost for good is on record. */
 import { afterAll, expect, setDefaultTimeout, test } from 'bun:test';
+import { startEmbeddedPostgres } from '../../src/state/embedded.ts';
+import { openState } from '../../src/state/state.ts';
 import {
   allConnected,
   dataDirectory,
@@ -106,6 +108,46 @@ test('hosts that close, refuse, lose their window or start their seqs over are f
     expect(whole.faults.slice(0, 10)).toEqual([]);
     expect(whole.missed).toBe(20);
     expect((await weir.host(forgetful!.hostname)).gaps).toEqual([gap!]);
+  } finally {
+    await weir.stop();
+    await network.stop();
+  }
+});
+
+test('a host that sent nothing while it was followed loses nothing of what it sends while weir is away', async () => {
+  const network = await startNetwork({ hosts: 2, accounts: 10 });
+  const witness = watch(network);
+  const dataDir = await dataDirectory();
+  let weir = await startWeir(network, {}, dataDir);
+  try {
+    await allConnected(weir, network);
+    await weir.stop();
+    // As if the connections had lasted: here nobody waits for two minutes.
+    const embedded = await startEmbeddedPostgres({ dataDir });
+    const state = await openState({ database: embedded.database });
+    const rows = await state.loadHosts();
+    expect(rows.map(({ cursor, connectedUntilMs }) => [cursor, connectedUntilMs])).toEqual(
+      rows.map(() => [0, null]),
+    );
+    await state.flush({
+      position: 0,
+      accounts: [],
+      hosts: rows.map((row) => ({ ...row, connectedUntilMs: Date.now() })),
+      rejections: [],
+      gaps: [],
+    });
+    await state.close();
+    await embedded.stop();
+    for (const { accounts } of network.hosts) for (const account of accounts) network.commit(account);
+    weir = await startWeir(network, {}, dataDir);
+    await allConnected(weir, network);
+    await settle(weir, network, null);
+    const cold = await readAll(weir);
+    const judgement = judge(witness.sent(), cold.seen);
+    await cold.close();
+    expect(judgement.faults).toEqual([]);
+    expect(judgement.delivered).toBeGreaterThanOrEqual(10);
+    for (const { hostname } of network.hosts) expect((await weir.host(hostname)).gaps).toEqual([]);
   } finally {
     await weir.stop();
     await network.stop();

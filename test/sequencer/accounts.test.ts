@@ -1,7 +1,16 @@
-import { describe, expect, test } from 'bun:test';
-import { accountRow, createAccounts, MAX_CACHED_ACCOUNTS, newAccount } from '../../src/sequencer/accounts.ts';
+import { describe, expect, setDefaultTimeout, test } from 'bun:test';
+import {
+  accountRow,
+  createAccounts,
+  MAX_CACHED_ACCOUNTS,
+  newAccount,
+  shownRow,
+} from '../../src/sequencer/accounts.ts';
 import { account as row, tid } from '../state/samples.ts';
 import { memoryState } from './support.ts';
+
+// To make the cache forget takes many accounts.
+setDefaultTimeout(60_000);
 
 const DID = 'did:plc:aaaaaaaaaaaaaaaaaaaaaaaa';
 
@@ -47,6 +56,17 @@ describe('an account', () => {
     const account = { ...newAccount(DID), known: true, hostId: 1, pds: 'elsewhere.net', identityAtMs: 5 };
     expect(accountRow(account).identityAtMs).toBe(0);
     expect(accountRow({ ...account, pds: 'host1.pds.net', pdsIsHost: true }).identityAtMs).toBe(5);
+  });
+
+  test('of which nothing but a listing told is shown, and counts as one of which nothing was taken', async () => {
+    const stored = row(DID, { rev: null, upstreamStatus: 'deactivated', identityAtMs: 0, known: false });
+    const { accounts } = accountsWith(stored);
+    await accounts.load([DID]);
+    expect(accounts.get(DID)).toMatchObject({ known: false, hostId: 1, pds: null });
+    expect(shownRow(accounts.get(DID))).toMatchObject({ did: DID, rev: null, upstreamStatus: 'deactivated' });
+    expect(shownRow(newAccount(DID))).toBeNull();
+    expect(shownRow(undefined)).toBeNull();
+    expect(shownRow({ ...newAccount(DID), known: true })).toMatchObject({ did: DID });
   });
 
   test('of which nothing was taken is never stored', () => {

@@ -86,4 +86,17 @@ describe('the healer', () => {
     await Bun.sleep(5);
     expect(made.urls.length).toBeGreaterThan(asked + 50);
   });
+
+  test('once stopped asks nobody more, and tells nothing of answers that come afterwards', async () => {
+    const slow = Promise.withResolvers<FetchResult>();
+    const made = healerWith(() => slow.promise);
+    for (const did of ['did:web:a.com', 'did:web:b.com', 'did:web:c.com']) made.healer.suspect(did, HOST);
+    expect(made.urls).toHaveLength(2);
+    made.healer.stop();
+    slow.resolve(answer({ did: 'did:web:a.com', active: true }));
+    await Bun.sleep(5);
+    made.healer.suspect('did:web:d.com', HOST);
+    expect(made.urls).toHaveLength(2);
+    expect(made.found).toEqual([]);
+  });
 });

@@ -6,6 +6,7 @@ import { accountRow } from '../../src/sequencer/accounts.ts';
 import { rebuild } from '../../src/sequencer/rebuild.ts';
 import { row } from '../hosts/fakes.ts';
 import { accountFrame, commitFrame, identityFrame, newAccount, syncFrame } from '../ingest/support.ts';
+import { account as accountSample } from '../state/samples.ts';
 import {
   askedOf,
   batchOf,
@@ -193,6 +194,7 @@ describe('after a crash', () => {
     for (let seq = 1; seq <= 20; seq++) await give(world, eventOf(1, commitFrame(account, seq)));
     await world.log.whenDurable(20);
     const first = worldOf({ log: memoryLog(world.log.records), state: memoryState([row(1), row(2)]) });
+    const stop = new AbortController();
     let reads = 0;
     const cut = {
       lastSeq: 20,
@@ -204,7 +206,7 @@ describe('after a crash', () => {
             return cursor.seq;
           },
           next: () => {
-            if (++reads > 2) throw new Error('cut short');
+            if (++reads === 2) stop.abort(new Error('cut short'));
             return cursor.next();
           },
           close() {},
@@ -216,6 +218,7 @@ describe('after a crash', () => {
       accounts: first.accounts,
       flush: (position: number) => first.flusher.flush(position),
       progress: () => {},
+      signal: stop.signal,
     };
     await expect(rebuild(0, { ...deps, log: cut as unknown as Log })).rejects.toThrow('cut short');
     await first.flusher.flush(14);
@@ -380,6 +383,24 @@ describe('an account', () => {
     const admitted = await crash(world, 0);
     expect(known(admitted, OTHER)).toEqual(known(world, OTHER));
     expect(admitted.roster.host(1)!.accountCount).toBe(2);
+  });
+
+  test('of which nothing but a listing told counts from its first logged event', async () => {
+    const none = { rev: null, commit: null, data: null, keyType: null, key: null, handle: null };
+    const listed = [DID, OTHER].map((did) =>
+      accountSample(did, { ...none, identityAtMs: 0, known: false, hostId: did === DID ? 1 : 2 }),
+    );
+    const world = worldOf({ state: memoryState([row(1), row(2, { accountCount: 7 })], listed) });
+    for (const did of [DID, OTHER]) {
+      await identify(world, did, 1);
+      await give(world, eventOf(1, accountFrame(did, did === DID ? 1 : 2)));
+    }
+    await give(world, eventOf(1, accountFrame(OTHER, 3, { active: false, status: 'deleted' })));
+    await world.log.whenDurable(3);
+    const next = await crash(world, 0);
+    for (const { roster } of [world, next])
+      expect([1, 2].map((hostId) => roster.host(hostId)!.accountCount)).toEqual([1, 7]);
+    for (const did of [DID, OTHER]) expect(known(next, did)).toEqual(known(world, did));
   });
 
   test('that was healed stays healed', async () => {

@@ -3,14 +3,17 @@ import { decode } from '@ipld/dag-cbor';
 import { decodeFirst } from 'cborg';
 import fc from 'fast-check';
 import { encodeMessage } from '../../simulator/frames.ts';
+import { scanFrame } from '../../src/firehose/scan.ts';
 import { KIND } from '../../src/firehose/types.ts';
 import { MAX_PENDING_BYTES } from '../../src/log/log.ts';
 import { accountRow, newAccount as emptyAccount } from '../../src/sequencer/accounts.ts';
 import { row } from '../hosts/fakes.ts';
 import { accountFrame, commitFrame, identityFrame, newAccount, syncFrame } from '../ingest/support.ts';
+import { account as accountSample } from '../state/samples.ts';
 import {
   askedOf,
   batchOf,
+  crash,
   eventOf,
   give,
   identify,
@@ -137,7 +140,7 @@ describe('an event that is refused', () => {
 
   test('by ingest is counted and explained; what is normal in a healthy stream is only counted', async () => {
     const world = worldOf();
-    const rejection = { hostId: 1, did: DID, kind: KIND.commit, upstreamSeq: 3, rev: '', detail: 'x' };
+    const rejection = { hostId: 1, did: DID, upstreamSeq: 3, rev: '', judged: true, detail: 'x' };
     world.lane.batch(
       batchOf([], [{ hostId: 1, cursor: 3 }], {
         rejections: [
@@ -152,14 +155,35 @@ describe('an event that is refused', () => {
     expect(world.roster.host(1)!.cursor).toBe(3);
   });
 
+  test('beyond the cursor is remembered when it was judged, so that it is not judged again by what came later', async () => {
+    const world = worldOf();
+    await identify(world, DID, 1);
+    const rejection = { hostId: 1, did: DID, rev: '', detail: '' };
+    world.lane.batch(
+      batchOf([], [{ hostId: 1, cursor: 10 }], {
+        rejections: [
+          { ...rejection, upstreamSeq: 12, judged: true, reason: 'wrong_host' },
+          { ...rejection, upstreamSeq: 11, judged: false, reason: 'seq_not_increasing' },
+          { ...rejection, upstreamSeq: 9, judged: true, reason: 'wrong_host' },
+        ],
+      }),
+    );
+    world.lane.batch(batchOf([eventOf(1, accountFrame(DID, 13))], [{ hostId: 1, cursor: 10 }]));
+    await world.sequencer.idle();
+    expect([...world.roster.host(1)!.ahead]).toEqual([12, 13]);
+    world.lane.batch(batchOf([], [{ hostId: 1, cursor: 12 }]));
+    await world.sequencer.idle();
+    expect([...world.roster.host(1)!.ahead]).toEqual([13]);
+  });
+
   test('is explained a bounded number of times between two flushes', async () => {
     const world = worldOf();
     const rejections = Array.from({ length: 3_000 }, (_, index) => ({
       hostId: 1,
       did: DID,
-      kind: KIND.commit,
       upstreamSeq: index,
       rev: '',
+      judged: true,
       reason: 'car_invalid' as const,
       detail: '',
     }));
@@ -214,10 +238,10 @@ describe('the cursor of a host, with the seqs ahead of it', () => {
             for (let seq = 1; seq <= last.get(hostId)!; seq++) {
               const covered = seq <= host.cursor || host.ahead.has(seq);
               if (waiting.has(seq)) expect(covered).toBe(false);
-              // Refused ones above the cursor come again, and are refused again.
-              else if (inLog.has(seq)) expect(covered).toBe(true);
+              // Refused ones, too: they must not be judged again by what is known later.
+              else if (given.get(hostId)!.has(seq)) expect(covered).toBe(true);
             }
-            for (const seq of host.ahead) expect(seq > host.cursor && inLog.has(seq)).toBe(true);
+            for (const seq of host.ahead) expect(seq > host.cursor && given.get(hostId)!.has(seq)).toBe(true);
             for (const seq of inLog) expect(given.get(hostId)!.has(seq)).toBe(true);
             if (waiting.size === 0) expect(host.cursor).toBe(last.get(hostId)!);
           }
@@ -307,6 +331,91 @@ describe('the account limit', () => {
   });
 });
 
+describe('an account of which nothing but a listing has told', () => {
+  /** As the backfill writes it. */
+  const listed = (did: string, upstreamStatus: string | null = null) =>
+    accountSample(did, {
+      upstreamStatus,
+      rev: null,
+      commit: null,
+      data: null,
+      keyType: null,
+      key: null,
+      handle: null,
+      identityAtMs: 0,
+      known: false,
+    });
+  const countsOf = (world: World) => [1, 2].map((hostId) => world.roster.host(hostId)!.accountCount);
+
+  test('counts once, from its first event, within the limit of its host', async () => {
+    const accounts = Array.from({ length: 5 }, () => newAccount());
+    const world = worldOf({
+      state: memoryState(
+        [row(1, { accountLimit: 3 }), row(2)],
+        accounts.map(({ did }) => listed(did)),
+      ),
+    });
+    for (const { did } of accounts) await identify(world, did, 1);
+    expect(countsOf(world)).toEqual([0, 0]);
+    for (const seq of [1, 2])
+      for (const [index, account] of accounts.entries())
+        await give(world, eventOf(1, commitFrame(account, 5 * seq + index)));
+    expect(countsOf(world)).toEqual([3, 0]);
+    expect(world.sequencer.counters).toMatchObject({ events: 6, newAccounts: 5, throttledAccounts: 2 });
+    await world.flusher.flush();
+    expect([...world.state.accounts.values()].every(({ known }) => known)).toBe(true);
+    expect(world.state.hosts.get(1)!.accountCount).toBe(3);
+  });
+
+  test('that moves before its first event takes nothing from the host that listed it', async () => {
+    const account = newAccount();
+    const world = worldOf({
+      state: memoryState([row(1, { accountCount: 4 }), row(2)], [listed(account.did)]),
+    });
+    await identify(world, account.did, 2);
+    expect(countsOf(world)).toEqual([4, 0]);
+    await give(world, eventOf(2, commitFrame(account, 1)));
+    expect(countsOf(world)).toEqual([4, 1]);
+    await identify(world, account.did, 1);
+    expect(countsOf(world)).toEqual([5, 0]);
+  });
+
+  test('as inactive is asked about at its first event, and counts once', async () => {
+    const account = newAccount();
+    const world = worldOf({ state: memoryState([row(1), row(2)], [listed(account.did, 'deactivated')]) });
+    await identify(world, account.did, 1);
+    await give(world, eventOf(1, commitFrame(account, 1)));
+    expect(refusals(world)).toEqual(['account_inactive']);
+    world.sequencer.healed(account.did, null, askedOf(world));
+    await give(world, eventOf(1, commitFrame(account, 2)));
+    expect(logged(world).map(({ seq }) => seq)).toEqual([1, 2]);
+    expect(countsOf(world)).toEqual([1, 0]);
+  });
+
+  test('as deleted does not count until it is back', async () => {
+    const world = worldOf({ state: memoryState([row(1), row(2)], [listed(DID, 'deleted')]) });
+    await identify(world, DID, 1);
+    await give(world, eventOf(1, accountFrame(DID, 1, { active: false, status: 'deleted' })));
+    expect(countsOf(world)).toEqual([0, 0]);
+    await give(world, eventOf(1, accountFrame(DID, 2)));
+    expect(countsOf(world)).toEqual([1, 0]);
+  });
+});
+
+test('an account that moved to a PDS which is followed only later counts there from its next event', async () => {
+  const account = newAccount();
+  const world = worldOf({ state: memoryState([row(1)]) });
+  await identify(world, account.did, 1);
+  await give(world, eventOf(1, commitFrame(account, 1)));
+  await identify(world, account.did, 1, { pds: 'late.pds.net' });
+  await world.roster.addHosts([{ hostname: 'late.pds.net' }], 'admin');
+  const late = world.roster.hostByName('late.pds.net')!;
+  await give(world, eventOf(late.hostId, commitFrame(account, 1)));
+  expect(world.roster.host(1)!.accountCount).toBe(0);
+  expect(late.accountCount).toBe(1);
+  expect(world.accounts.get(account.did)!.hostId).toBe(late.hostId);
+});
+
 describe('a frame whose words have to change', () => {
   test('loses a handle that the document does not have, and keeps what nobody knows', async () => {
     const world = worldOf();
@@ -351,6 +460,34 @@ describe('a frame whose words have to change', () => {
     await give(world, eventOf(1, full));
     expect(refusals(world)).toEqual(['frame_too_large']);
     expect(world.log.records).toHaveLength(1);
+  });
+});
+
+describe('a frame that our own seq makes too large', () => {
+  const padded = (frameBytes: number, seq: number): Uint8Array => {
+    const probe = accountFrame(DID, seq, { zz: new Uint8Array(4_900_000) });
+    return accountFrame(DID, seq, { zz: new Uint8Array(4_900_000 + frameBytes - probe.length) });
+  };
+
+  test('is refused before it changes anything; one that fits with any seq of ours is taken', async () => {
+    const world = worldOf();
+    await identify(world, DID, 1);
+    // The host's seq takes one byte, the largest of ours nine.
+    await give(world, eventOf(1, padded(5_000_000 - 8 + 1, 1)));
+    expect(refusals(world)).toEqual(['frame_too_large']);
+    expect(world.log.records).toHaveLength(0);
+    await give(world, eventOf(1, padded(5_000_000 - 8, 2)));
+    expect(world.log.records).toHaveLength(1);
+  });
+
+  test('never gets into the log, from which nobody could read it', async () => {
+    const world = worldOf();
+    await identify(world, DID, 1);
+    for (let seq = 1; seq <= 30; seq++) await give(world, eventOf(1, accountFrame(DID, seq)));
+    for (const bytes of [4_999_990, 4_999_992, 4_999_995, 5_000_000])
+      await give(world, eventOf(1, padded(bytes, 31 + (bytes % 100))));
+    for (const { frame } of world.log.records) expect(scanFrame(frame)).toMatchObject({ ok: true });
+    await crash(world, Number.POSITIVE_INFINITY);
   });
 });
 

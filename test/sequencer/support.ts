@@ -2,7 +2,6 @@
  * The sequencer among real accounts and a real roster, with a log and a database in memory: the log remembers what is
  * durable, the database what was flushed, so that a crash can be made by building everything anew from the two.
  */
-import { withSeq } from '../../src/firehose/edit.ts';
 import { scanFrame } from '../../src/firehose/scan.ts';
 import { KIND } from '../../src/firehose/types.ts';
 import type { HostRoster, RosterDeps } from '../../src/hosts/roster.ts';
@@ -17,6 +16,7 @@ import { rebuild } from '../../src/sequencer/rebuild.ts';
 import { createSequencer, type Lane, type Sequencer } from '../../src/sequencer/sequencer.ts';
 import type { AccountRow, Flush, HostRow } from '../../src/state/types.ts';
 import { rosterWith, row } from '../hosts/fakes.ts';
+import { withSeq } from '../log/helpers.ts';
 
 export const START_MS = Date.UTC(2026, 10, 21);
 
@@ -154,7 +154,7 @@ export const worldOf = (
     log: log as unknown as Log,
     roster,
     accounts,
-    healer: () => ({ suspect: (did) => void suspected.push(did), counters: {} as never }),
+    healer: () => ({ stop() {}, suspect: (did) => void suspected.push(did), counters: {} as never }),
     validation: parts.validation ?? 'strict',
     hostGroupOf: (hostname) => hostname,
     nowMs: () => clock.nowMs,

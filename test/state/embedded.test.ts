@@ -261,6 +261,50 @@ describe('the embedded server', () => {
   });
 });
 
+describe('a start that is called off', () => {
+  /** Calls it off once `when` holds. Resolves when nothing runs any more. */
+  const callOff = async (dataDir: string, when: () => boolean): Promise<void> => {
+    const stop = new AbortController();
+    const starting = startEmbeddedPostgres({ dataDir, signal: stop.signal });
+    starting.catch(() => {});
+    while (!when()) await new Promise((resolve) => setImmediate(resolve));
+    stop.abort(new Error('called off'));
+    await expect(starting).rejects.toThrow('called off');
+    await until(() => Bun.spawnSync(['pgrep', '-f', dataDir]).stdout.length === 0);
+  };
+
+  test('while files are made leaves none half made', async () => {
+    const dataDir = freshDir();
+    await callOff(dataDir, () => existsSync(dataDir) && readdirSync(dataDir).length > 0);
+    // Those that were made before it heard of it may stay.
+    expect([[], ['postgres']]).toContainEqual(readdirSync(dataDir));
+    await (await startEmbeddedPostgres({ dataDir })).stop();
+  });
+
+  test('ends the server whenever that is, and the next start works', async () => {
+    const dataDir = await usedDir();
+    const pidFile = join(dataDir, 'postgres', 'postmaster.pid');
+    await callOff(dataDir, () => true);
+    let turns = 0;
+    // The server is there and does not mind signals yet.
+    await callOff(dataDir, () => turns++ > 10);
+    await callOff(dataDir, () => existsSync(pidFile));
+    const server = await startEmbeddedPostgres({ dataDir });
+    await server.stop();
+  });
+
+  test('does not wait for the server of another weir', async () => {
+    const dataDir = await usedDir();
+    const first = await startEmbeddedPostgres({ dataDir });
+    const stop = new AbortController();
+    const second = startEmbeddedPostgres({ dataDir, signal: stop.signal });
+    stop.abort(new Error('called off'));
+    await expect(second).rejects.toThrow('called off');
+    expect(first.pid()).not.toBeNull();
+    await first.stop();
+  });
+});
+
 describe('the binaries', () => {
   const installed = dirname(dirname(dirname(findPostgresBinaries(join(base, 'unused')).postgres)));
 

@@ -226,6 +226,47 @@ describe('a database that is down at the start', () => {
     await expect(opening).rejects.toThrow('asked to stop');
   });
 
+  test('is given up when asked to though it never answers', async () => {
+    const stop = new AbortController();
+    const silent = Bun.listen({
+      hostname: '127.0.0.1',
+      port: 0,
+      socket: { open: () => stop.abort(new Error('asked to stop')), data() {} },
+    });
+    const database = `postgres://nobody@127.0.0.1:${silent.port}/none`;
+    const said: string[] = [];
+    const opening = openState({ database, signal: stop.signal, log: (_, message) => said.push(message) });
+    await expect(opening).rejects.toThrow('asked to stop');
+    // It was not left to the deadline of the connection.
+    expect(said).toEqual([]);
+    silent.stop(true);
+  });
+
+  test('is given up when asked to though another weir holds it, or a migration is under way', async () => {
+    const { database, sql } = temporary;
+    const first = await openState({ database });
+    const stopFirst = new AbortController();
+    const refused = openState({ database, signal: stopFirst.signal, lockWaitMs: 3_600_000 });
+    refused.catch(() => {});
+    const sessions = async (): Promise<number> =>
+      (await sql`select 1 from pg_stat_activity where application_name = 'weir' and state = 'idle'`).length;
+    while ((await sessions()) < 2) await Bun.sleep(10);
+    stopFirst.abort(new Error('asked to stop'));
+    await expect(refused).rejects.toThrow('asked to stop');
+    await first.close();
+
+    const stopSecond = new AbortController();
+    await sql.begin(async (locking) => {
+      await locking`lock table drizzle.__drizzle_migrations`;
+      const migrating = openState({ database, signal: stopSecond.signal });
+      migrating.catch(() => {});
+      await someoneWaits(sql);
+      stopSecond.abort(new Error('asked to stop'));
+      await expect(migrating).rejects.toThrow('asked to stop');
+    });
+    await (await openState({ database })).close();
+  });
+
   test('is not waited for when it refuses us for good', async () => {
     const wrong = { ...temporary.database, database: 'no_such_database' };
     await expect(openState({ database: wrong })).rejects.toThrow(

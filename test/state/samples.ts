@@ -23,6 +23,7 @@ export const account = (did: string, fields: Partial<AccountRow> = {}): AccountR
   key: new Uint8Array(33).fill(3),
   handle: 'alice.example.com',
   identityAtMs: 1_700_000_000_000,
+  known: true,
   ...fields,
 });
 
@@ -35,11 +36,13 @@ export const newHost = (hostname: string, fields: Partial<HostRow> = {}): Omit<H
   cursor: 0,
   ahead: [],
   accountCount: 0,
+  expectedAccounts: 0,
   accountLimit: null,
   eventsPerSecondLimit: null,
   validation: null,
   createdAtMs: 1_700_000_000_000,
   lastEventAtMs: 0,
+  connectedUntilMs: null,
   failures: 0,
   ...fields,
 });

@@ -1,13 +1,13 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test';
-import { type DatabaseState, openState } from '../../src/state/state.ts';
-import type { GapRow, RejectionRow } from '../../src/state/types.ts';
+import { MAX_PLACES_LOOKED_AHEAD, openState } from '../../src/state/state.ts';
+import type { GapRow, RejectionRow, State } from '../../src/state/types.ts';
 import { type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
 import { account, digest, flushOf, newHost, tid } from './samples.ts';
 
 setDefaultTimeout(60_000);
 
 let temporary: TemporaryDatabase;
-let state: DatabaseState;
+let state: State;
 
 beforeAll(async () => {
   temporary = await temporaryDatabase();
@@ -43,6 +43,71 @@ describe('an empty database', () => {
     expect(await after.loadAccounts(['did:plc:stays'])).toEqual([account('did:plc:stays')]);
     await after.close();
     await fresh.drop();
+  });
+});
+
+describe('a database that was empty a moment ago', () => {
+  test('is looked up by its index, not read whole by the plan of then', async () => {
+    const fresh = await temporaryDatabase();
+    const young = await openState({ database: fresh.database });
+    const dids = Array.from({ length: 20_000 }, (_, number) => `did:plc:young${number}`);
+    // As often as makes PostgreSQL settle on a plan.
+    for (let time = 0; time < 10; time++) await young.loadAccounts(dids.slice(0, 10));
+    await young.flush(flushOf(1, { accounts: dids.map((did) => account(did)) }));
+    const reads = async () => {
+      const [row] = await fresh.sql`
+        select seq_tup_read::int as whole, idx_scan::int as by_index from pg_stat_user_tables where relname = 'accounts'`;
+      return row as unknown as { whole: number; by_index: number };
+    };
+    const before = await reads();
+    expect(await young.loadAccounts(dids.slice(0, 10))).toHaveLength(10);
+    // Sessions tell their counts when they end.
+    await young.close();
+    let after = await reads();
+    for (let look = 0; look < 200 && after.by_index === before.by_index; look++) {
+      await Bun.sleep(50);
+      after = await reads();
+    }
+    expect(after.by_index).toBeGreaterThan(before.by_index);
+    expect(after.whole).toBe(0);
+    await fresh.drop();
+  });
+});
+
+describe('a database of an older weir', () => {
+  test('gives its hosts, their accounts counted anew; what an upstream host has is expected of it', async () => {
+    const older = await temporaryDatabase();
+    const before = await openState({ database: older.database });
+    const rows = [
+      await before.insertHost(newHost('big.example.com', { source: 'upstream', accountCount: 1 })),
+      await before.insertHost(newHost('own.example.com', { source: 'crawl', accountCount: 90 })),
+    ];
+    const none = { rev: null, commit: null, data: null };
+    await before.flush(
+      flushOf(1, {
+        accounts: [
+          account('did:plc:a'),
+          account('did:plc:b', { ...none, upstreamStatus: 'deactivated' }),
+          account('did:plc:c', { ownStatus: 'takendown' }),
+          account('did:plc:d', { ...none, upstreamStatus: 'deleted' }),
+          account('did:plc:e', { ownStatus: 'throttled' }),
+          account('did:plc:f', { ...none, identityAtMs: 0 }),
+          account('did:plc:g', { ...none, identityAtMs: 0, known: false }),
+        ],
+      }),
+    );
+    await older.sql`update accounts set listed_rev = ${tid(1)} where did = 'did:plc:g'`;
+    await older.sql`update accounts set identity_at_ms = 0 where identity_at_ms = -1`;
+    await before.close();
+    await older.sql`alter table hosts drop column connected_until_ms, drop column expected_accounts`;
+    await older.sql`delete from drizzle.__drizzle_migrations where id > 3`;
+    const after = await openState({ database: older.database });
+    expect(await after.loadHosts()).toEqual([
+      { ...rows[0]!, connectedUntilMs: null, accountCount: 4, expectedAccounts: 4 },
+      { ...rows[1]!, connectedUntilMs: null, accountCount: 0, expectedAccounts: 0 },
+    ]);
+    await after.close();
+    await older.drop();
   });
 });
 
@@ -138,19 +203,6 @@ describe('accounts', () => {
     expect(await state.takedowns()).not.toContain('did:plc:throttled');
     expect(await state.takedowns()).not.toContain('did:plc:upstreamdown');
   });
-
-  test('are counted per host, deleted ones left out', async () => {
-    await state.flush(
-      flushOf(1, {
-        accounts: [
-          account('did:plc:c1', { hostId: 777 }),
-          account('did:plc:c2', { hostId: 777, upstreamStatus: 'deactivated' }),
-          account('did:plc:c3', { hostId: 777, upstreamStatus: 'deleted' }),
-        ],
-      }),
-    );
-    expect((await state.countAccountsByHost()).get(777)).toBe(2);
-  });
 });
 
 describe('a flush', () => {
@@ -182,6 +234,32 @@ describe('a flush', () => {
     const wrong = flushOf(1, { accounts: [account('did:plc:nan', { identityAtMs: Number.NaN })] });
     await expect(state.flush(wrong)).rejects.toThrow('cannot be stored');
     expect(await state.loadAccounts(['did:plc:nan'])).toEqual([]);
+  });
+
+  test('with an explanation that cannot be stored as it is stores what it can of it, and all the rest', async () => {
+    await emptyTables();
+    const rejection = {
+      hostId: 4_242,
+      did: 'did:plc:\u0000',
+      reason: 'car_invalid',
+      detail: 'x'.repeat(10_000),
+      rev: '',
+      atMs: 1,
+    };
+    const gap = { hostId: 4_242, toSeq: 0, why: 'test', atMs: 1 };
+    const seqs = [2 ** 53, Number.NaN, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY, -1, 1.5];
+    await state.flush(
+      flushOf(7, {
+        accounts: [account('did:plc:beside')],
+        rejections: seqs.map((upstreamSeq) => ({ ...rejection, upstreamSeq })),
+        gaps: seqs.map((fromSeq) => ({ ...gap, fromSeq })),
+      }),
+    );
+    const stored = [2 ** 53 - 1, 0, 0, 2 ** 53 - 1, 0, 1].reverse();
+    expect((await state.rejectionsOfHost(4_242, 10)).map((row) => row.upstreamSeq)).toEqual(stored);
+    expect((await state.gapsOfHost(4_242, 10)).map((row) => row.fromSeq)).toEqual(stored);
+    expect(await state.position()).toBe(7);
+    expect(await one('did:plc:beside')).toBeDefined();
   });
 
   test('may be asked for while another is under way', async () => {
@@ -217,11 +295,13 @@ describe('hosts', () => {
       cursor: 2 ** 53 - 1,
       ahead: [3, 4],
       accountCount: 500_000,
+      expectedAccounts: 600_000,
       accountLimit: 1_000_000,
       eventsPerSecondLimit: 12.5,
       validation: 'lenient' as const,
       createdAtMs: 1,
       lastEventAtMs: 2,
+      connectedUntilMs: 4,
       failures: 3,
     };
     await state.flush(flushOf(1, { hosts: [host, changed] }));
@@ -277,6 +357,43 @@ describe('listRepos', () => {
       { did: 'did:plc:later', commit: digest(9), rev: tid(9), ownStatus: null, upstreamStatus: null },
     ]);
     expect(rest.cursor).toBeNull();
+  });
+
+  test('passes by repos without a commit, however many, within one page', async () => {
+    await emptyTables();
+    const bare = Array.from({ length: 50 }, (_, at) => account(`did:plc:bare${at}`, { commit: null }));
+    await state.flush(flushOf(1, { accounts: bare }));
+    await state.flush(flushOf(2, { accounts: [account('did:plc:whole')] }));
+    const page = await state.listRepos(0, 1);
+    expect(page.repos.map((repo) => repo.did)).toEqual(['did:plc:whole']);
+    expect(page.cursor).toBeNull();
+  });
+
+  test('finds the first active repo behind a place, but does not look for it too far', async () => {
+    await emptyTables();
+    const add = async (did: string, fields: Parameters<typeof account>[1] = {}) => {
+      await state.flush(flushOf(1, { accounts: [account(did, fields)] }));
+      const [row] = await temporary.sql`select append_id from accounts where did = ${did}`;
+      return Number(row!.append_id);
+    };
+    const first = await add('did:plc:first');
+    await add('did:plc:taken', { ownStatus: 'takendown' });
+    await add('did:plc:away', { upstreamStatus: 'deactivated' });
+    await add('did:plc:bare', { commit: null });
+    const next = await add('did:plc:next');
+    expect((await state.firstActiveRepo(first - 1))?.did).toBe('did:plc:first');
+    expect(await state.firstActiveRepo(first)).toEqual({
+      did: 'did:plc:next',
+      commit: digest(1),
+      rev: tid(1),
+      ownStatus: null,
+      upstreamStatus: null,
+    });
+    expect(await state.firstActiveRepo(next)).toBeNull();
+    await temporary.sql`update accounts set append_id = ${first + MAX_PLACES_LOOKED_AHEAD} where append_id = ${next}`;
+    expect((await state.firstActiveRepo(first))?.did).toBe('did:plc:next');
+    await temporary.sql`update accounts set append_id = append_id + 1 where did = 'did:plc:next'`;
+    expect(await state.firstActiveRepo(first)).toBeNull();
   });
 });
 

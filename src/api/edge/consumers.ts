@@ -57,7 +57,6 @@ export interface ConsumersOptions<C extends Consumer, Ask> {
 
 export interface Consumers<C extends Consumer, Ask> {
   readonly all: ReadonlySet<C>;
-  readonly isClosing: boolean;
   /** The answer to what is no GET or no upgrade; null when it may go on. */
   checkRequest(request: Request, what: string, refuse: Refuse): Response | null;
   /** Upgrades within the limits; the answer when not. */
@@ -67,7 +66,6 @@ export interface Consumers<C extends Consumer, Ask> {
     context: Partial<UpgradeContext>,
     admission: {
       readonly ask: Ask;
-      readonly requestedCursor: number | null;
       readonly headers?: Readonly<Record<string, string>>;
       readonly refuse: Refuse;
     },
@@ -303,9 +301,6 @@ export const createConsumers = <C extends Consumer, Ask>(
 
   return {
     all,
-    get isClosing() {
-      return closing;
-    },
     checkRequest(request, what, refuse) {
       if (request.method !== 'GET') {
         counters.refusedMethod++;
@@ -320,7 +315,7 @@ export const createConsumers = <C extends Consumer, Ask>(
       }
       return null;
     },
-    admit(request, server, context, { ask, requestedCursor, headers, refuse }) {
+    admit(request, server, context, { ask, headers, refuse }) {
       const retry = { 'retry-after': String(limits.retryAfterSeconds) };
       if (closing) return refuse(503, 'NotAvailable', SHUTTING_DOWN, retry);
       if (admitted >= limits.maxConsumers) {
@@ -338,7 +333,6 @@ export const createConsumers = <C extends Consumer, Ask>(
         handlers: websocket,
         ...(options.maxMessageBytes === undefined ? {} : { maxMessageBytes: options.maxMessageBytes(ask) }),
         ask,
-        requestedCursor,
         remoteAddress,
         addressKey: key,
         userAgent: (request.headers.get('user-agent') ?? '').slice(0, MAX_USER_AGENT_CHARACTERS),
@@ -363,7 +357,6 @@ export const createConsumers = <C extends Consumer, Ask>(
         edge,
         remoteAddress: data.remoteAddress,
         userAgent: data.userAgent,
-        requestedCursor: data.requestedCursor,
         seq,
         behind: Math.max(0, lastSeq - seq),
         mode: consumer.mode,
@@ -371,7 +364,6 @@ export const createConsumers = <C extends Consumer, Ask>(
         bytesSent: consumer.bytesSent,
         queuedBytes: consumer.socket.readyState === 1 ? consumer.socket.getBufferedAmount() : 0,
         connectedAtMs: consumer.connectedAtMs,
-        lastProgressAtMs: consumer.aliveAtMs,
       };
     },
     async close() {

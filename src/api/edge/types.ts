@@ -49,7 +49,6 @@ export interface ConsumerCounters {
 /** What a socket of an edge carries. `ask` is what the edge read from the request. */
 export interface ConsumerData<Ask = unknown> extends EdgeSocketData {
   readonly ask: Ask;
-  readonly requestedCursor: number | null;
   readonly remoteAddress: string;
   readonly addressKey: string;
   readonly userAgent: string;

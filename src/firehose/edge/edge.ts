@@ -291,7 +291,8 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     consumer.seq = log.oldestSeq - 1;
   };
 
-  const start = (consumer: FirehoseConsumer, cursor: number | null): void => {
+  const start = (consumer: FirehoseConsumer): void => {
+    const cursor = consumer.requestedCursor;
     if (cursor === null) {
       consumer.seq = log.lastSeq;
     } else if (cursor > log.lastSeq) {
@@ -313,8 +314,8 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
     limits,
     counters,
     hooks: {
-      create: (id, socket, _, nowMs) => new FirehoseConsumer(id, socket, nowMs),
-      start: (consumer) => start(consumer, consumer.socket.data.requestedCursor),
+      create: (id, socket, cursor, nowMs) => new FirehoseConsumer(id, socket, cursor, nowMs),
+      start,
       takeTurn: readSlice,
       leave(consumer) {
         leaveLive(consumer);
@@ -341,12 +342,7 @@ export const createFirehoseEdge = (options: FirehoseEdgeOptions): FirehoseEdge =
         counters.refusedCursor++;
         return refusal(400, 'InvalidRequest', param.message);
       }
-      const { cursor } = param;
-      return consumers.admit(request, server, context, {
-        ask: cursor,
-        requestedCursor: cursor,
-        refuse: refusal,
-      });
+      return consumers.admit(request, server, context, { ask: param.cursor, refuse: refusal });
     },
     websocket: consumers.websocket,
     get counters() {

@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
 import { createFakeLog, type FakeLog } from './fake-log.ts';
-import { type Client, connect, PATH, range, startEdge, until } from './harness.ts';
+import { type Client, connect, handshake, PATH, range, startEdge, until } from './harness.ts';
 
 const cleanups: (() => Promise<void> | void)[] = [];
 afterEach(async () => {
@@ -399,6 +399,15 @@ describe('keepalive', () => {
 });
 
 describe('odds and ends', () => {
+  test('no subprotocol that a consumer offers is agreed to', async () => {
+    const { url } = start(createFakeLog());
+    for (const offered of [[], ['anything'], ['a, b'], ['xrpc.v1.json']]) {
+      const headers = await handshake(url, PATH, offered);
+      expect(headers.get('server')).toContain('(atproto-relay)');
+      expect(headers.get('sec-websocket-protocol')).toBeNull();
+    }
+  });
+
   test('what a consumer says is ignored', async () => {
     const log = createFakeLog();
     const { url, edge } = start(log);
@@ -457,7 +466,7 @@ describe('odds and ends', () => {
     const client = connect(url, { cursor: 2 });
     await got(client, 5);
     const [view] = edge.consumers();
-    expect(view).toMatchObject({ requestedCursor: 2, seq: 7, behind: 0, mode: 'live', eventsSent: 5 });
+    expect(view).toMatchObject({ seq: 7, behind: 0, mode: 'live', eventsSent: 5 });
     expect(view!.bytesSent).toBe(client.bytes);
   });
 });

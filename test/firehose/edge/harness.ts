@@ -1,3 +1,4 @@
+import { createConnection } from 'node:net';
 import { decodeFirst } from 'cborg';
 import { startServer } from '../../../src/api/server.ts';
 import { createFirehoseEdge, type FirehoseEdgeOptions } from '../../../src/firehose/edge/edge.ts';
@@ -82,6 +83,36 @@ export const startEdge = (options: FirehoseEdgeOptions) => {
   });
   return { edge, server, url: server.url };
 };
+
+/** Offers subprotocols, and gives the headers that the upgrade is answered with; fails when it is no upgrade. */
+export const handshake = (url: string, path: string, offered: readonly string[]): Promise<Headers> =>
+  new Promise((resolve, reject) => {
+    const { hostname, port, host } = new URL(url);
+    const head = [
+      `GET ${path} HTTP/1.1`,
+      `Host: ${host}`,
+      'Connection: Upgrade',
+      'Upgrade: websocket',
+      'Sec-WebSocket-Version: 13',
+      'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
+      ...offered.map((protocols) => `Sec-WebSocket-Protocol: ${protocols}`),
+    ];
+    let answer = '';
+    const socket = createConnection({ port: Number(port), host: hostname }, () =>
+      socket.write(`${head.join('\r\n')}\r\n\r\n`),
+    );
+    socket.on('error', reject);
+    socket.on('data', (bytes) => {
+      answer += bytes;
+      const end = answer.indexOf('\r\n\r\n');
+      if (end < 0) return;
+      socket.destroy();
+      const [status, ...lines] = answer.slice(0, end).split('\r\n');
+      if (status!.includes(' 101 '))
+        resolve(new Headers(lines.map((line) => line.split(': ', 2) as [string, string])));
+      else reject(new Error(status));
+    });
+  });
 
 /** first, first + 1, … last. */
 export const range = (first: number, last: number): number[] =>

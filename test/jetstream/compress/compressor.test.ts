@@ -114,15 +114,14 @@ describe.each([
 
   test('counts', () => {
     const compressor = createCompressor({ dictionary: using, ...how });
-    expect(compressor.native).toBe(how.open(null, 1) !== null);
     let bytesOut = 0;
     for (const bytes of messages) bytesOut += compressor.compress(bytes).length;
     expect(compressor.counters).toEqual({
       messages: messages.length,
       bytesIn: messages.reduce((sum, { length }) => sum + length, 0),
       bytesOut,
-      slowMessages: how.open(null, 1) === null ? messages.length : 0,
     });
+    expect(compressor.native).toBe(how.open(null, 1) !== null);
   });
 });
 
@@ -137,7 +136,7 @@ describe('a compressor', () => {
         const back = decompress(compressor.compress(bytes), using, MAX_BYTES);
         expect(back.ok && Buffer.compare(back.bytes, bytes)).toBe(0);
       }
-      expect(compressor.counters.slowMessages).toBe(0);
+      expect(compressor.native).toBe(true);
     }
   });
 
@@ -150,7 +149,7 @@ describe('a compressor', () => {
         expect(back.ok && Buffer.compare(back.bytes, bytes)).toBe(0);
       }
     }
-    for (const { counters } of compressors) expect(counters.slowMessages).toBe(0);
+    for (const { native } of compressors) expect(native).toBe(true);
   });
 
   test('goes on by itself when its context fails', () => {
@@ -173,7 +172,7 @@ describe('a compressor', () => {
       const back = decompress(frame, dictionary, MAX_BYTES);
       expect(back.ok && Buffer.compare(back.bytes, bytes)).toBe(0);
     }
-    expect(compressor.counters.slowMessages).toBe(21);
+    expect(compressor.native).toBe(false);
   });
 
   test('does not rely on a context that ignores the dictionary, or whose frames do not say their size', () => {
@@ -287,11 +286,9 @@ describe('the compression of the edges', () => {
     });
     expect(compression.v1.dictionaryId).toBe(0);
     expect(compression.currentId).toBe(String(dictionary.id));
-    expect(compression.all()).toEqual([compression.v1]);
     const named = compression.byId(String(dictionary.id));
     expect(named?.dictionaryId).toBe(dictionary.id);
     expect(compression.byId(String(dictionary.id))).toBe(named);
-    expect(compression.all()).toEqual([compression.v1, named!]);
   });
 
   test('knows no other dictionary, neither by another spelling nor version 1’s', () => {

@@ -123,7 +123,6 @@ describe('getZstdDictionary', () => {
       expect(response.headers.get('content-type')).toBe('application/octet-stream');
       expect(response.headers.get('cache-control')).toContain('immutable');
       expect(response.headers.get('etag')).toBe(`"${each.sha256}"`);
-      expect(response.headers.get('access-control-allow-origin')).toBe('*');
       expect(Buffer.compare(await response.bytes(), each.bytes)).toBe(0);
     }
   });

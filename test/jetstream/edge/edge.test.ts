@@ -7,9 +7,11 @@ import { readFrameHeader } from '../../../jetstream/compress/frame-header.ts';
 import { loadOwnDictionary } from '../../../jetstream/dictionary/dictionary.ts';
 import { createDictionaries } from '../../../jetstream/dictionary/registry.ts';
 import { V1_PATH, V2_PATH } from '../../../jetstream/edge/edge.ts';
+import { MAX_OPTIONS_UPDATE_BYTES } from '../../../jetstream/filter/limits.ts';
+import { MAX_RECEIVED_MESSAGE_BYTES } from '../../../src/api/server.ts';
 import { createFirehoseEdge } from '../../../src/firehose/edge/edge.ts';
 import type { Log, LogEntry } from '../../../src/log/types.ts';
-import { until } from '../../firehose/edge/harness.ts';
+import { handshake, until } from '../../firehose/edge/harness.ts';
 import {
   type Client,
   connect,
@@ -226,6 +228,18 @@ describe('before the upgrade', () => {
     }
     await opened(connect(url, V2_PATH));
   });
+
+  test('no other subprotocol is agreed to, and none of v1', async () => {
+    const { url } = await start();
+    for (const [path, offered] of [
+      [V1_PATH, ['xrpc.v1.json']],
+      [V1_PATH, ['other, another']],
+      [V2_PATH, ['other, another']],
+      [V2_PATH, []],
+    ] as const) {
+      expect((await handshake(url, path, offered)).get('sec-websocket-protocol')).toBeNull();
+    }
+  });
 });
 
 describe('what clients say', () => {
@@ -299,6 +313,20 @@ describe('what clients say', () => {
     write(log, entries.slice(0, 10));
     await log.whenDurable(10);
     await got(client, messagesOf(log, 'v1').length);
+  });
+
+  test('no more is received of a message than v1 needs in order to ignore it', async () => {
+    expect(MAX_RECEIVED_MESSAGE_BYTES).toBeGreaterThan(MAX_OPTIONS_UPDATE_BYTES);
+    expect(MAX_RECEIVED_MESSAGE_BYTES).toBeLessThan(MAX_OPTIONS_UPDATE_BYTES * 1.05);
+    const { url, edge } = await start();
+    const client = connect(url, V1_PATH);
+    await opened(client);
+    client.socket.send('x'.repeat(MAX_RECEIVED_MESSAGE_BYTES));
+    await until(() => edge.counters.ignoredMessages === 1, 'ignored');
+    expect(client.closed).toBeNull();
+    client.socket.send('x'.repeat(MAX_RECEIVED_MESSAGE_BYTES + 1));
+    await until(() => client.closed !== null, 'closed');
+    expect(edge.counters.clientMessages).toBe(1);
   });
 
   test('who keeps sending updates of many megabytes is closed', async () => {
