@@ -6,7 +6,7 @@
  */
 import { parseDid } from '../identity/did.ts';
 import { isDid, isNsid, isTid, tidMicroseconds } from '../repo/syntax.ts';
-import { MAX_COLLECTIONS } from './collection-list.ts';
+import { MAX_NAMED_COLLECTIONS } from './collection-list.ts';
 
 /** The lexicon's maximum is 2,000, some servers give what they like: more of one page is not looked at. */
 export const MAX_PAGE_ENTRIES = 10_000;
@@ -88,7 +88,7 @@ export const parseCountsPage = (body: Uint8Array): CountsPage | null => {
   const counts = new Map<string, number>();
   const { collections } = page;
   if (Array.isArray(collections)) {
-    for (const entry of collections.slice(0, MAX_COLLECTIONS) as unknown[]) {
+    for (const entry of collections.slice(0, MAX_NAMED_COLLECTIONS) as unknown[]) {
       const { collection, nsid, name, count, dids, repos } = (
         typeof entry === 'object' && entry !== null ? entry : { collection: entry }
       ) as Record<string, unknown>;
@@ -99,7 +99,7 @@ export const parseCountsPage = (body: Uint8Array): CountsPage | null => {
   }
   if (typeof collections !== 'object' || collections === null) return null;
   for (const [id, count] of Object.entries(collections)) {
-    if (counts.size >= MAX_COLLECTIONS) break;
+    if (counts.size >= MAX_NAMED_COLLECTIONS) break;
     if (isNsid(id)) counts.set(id, countOf(count) ?? 0);
   }
   return { counts, cursor };

@@ -11,7 +11,7 @@ import { isNsid, MAX_NSID_LENGTH } from '../repo/syntax.ts';
 /** The largest published lists are some 100 KB. */
 export const MAX_LIST_BYTES = 16 * 1024 * 1024;
 /** Collections of one run: the network has some thousands. */
-export const MAX_COLLECTIONS = 50_000;
+export const MAX_NAMED_COLLECTIONS = 50_000;
 
 const WORD = /[A-Za-z0-9.-]+/g;
 const DOT = 0x2e;
@@ -29,7 +29,7 @@ const isFamily = (text: string, end: number): boolean => text[end] === '*' && te
 
 /**
  * The collections that a text names, each once, in the order they come.
- * @returns at most MAX_COLLECTIONS
+ * @returns at most MAX_NAMED_COLLECTIONS
  */
 export const parseCollectionList = (text: string): string[] => {
   const found = new Set<string>();
@@ -43,7 +43,7 @@ export const parseCollectionList = (text: string): string[] => {
     const word = text.slice(start, end);
     if (!isNsid(word)) continue;
     found.add(word);
-    if (found.size >= MAX_COLLECTIONS) break;
+    if (found.size >= MAX_NAMED_COLLECTIONS) break;
   }
   return [...found];
 };

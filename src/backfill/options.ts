@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import { parseHostEntry } from '../hosts/crawl.ts';
 import { isDid, isNsid } from '../repo/syntax.ts';
 import { parseDidList } from './answers.ts';
-import { MAX_COLLECTIONS, MAX_LIST_BYTES, parseCollectionList } from './collection-list.ts';
+import { MAX_LIST_BYTES, MAX_NAMED_COLLECTIONS, parseCollectionList } from './collection-list.ts';
 import type { BackfillSpec } from './types.ts';
 
 export const BACKFILL_HELP = `bun run backfill: fill the collection index and the account list, politely and resumably
@@ -218,8 +218,8 @@ export const specOf = async (wish: BackfillWish, reader: WishReader): Promise<Ba
           reader.notice(`${found.length} collections in ${list.slice(0, 200)}`);
         for (const name of found) collections.add(name);
       }
-      if (collections.size > MAX_COLLECTIONS)
-        throw new WishError(`more than ${MAX_COLLECTIONS} collections are named`);
+      if (collections.size > MAX_NAMED_COLLECTIONS)
+        throw new WishError(`more than ${MAX_NAMED_COLLECTIONS} collections are named`);
       return { kind: 'relay', url: wish.url, collections: [...collections], only: wish.only };
     }
     case 'hosts': {

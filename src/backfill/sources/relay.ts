@@ -4,7 +4,7 @@
  */
 import { parseCountsPage, parseDidPage } from '../answers.ts';
 import type { Asker } from '../ask.ts';
-import { MAX_COLLECTIONS } from '../collection-list.ts';
+import { MAX_NAMED_COLLECTIONS } from '../collection-list.ts';
 import type { BackfillIndex } from '../index-port.ts';
 import { hiddenAs, type KnownAccounts } from '../known-accounts.ts';
 import { watchPaging } from '../paging.ts';
@@ -41,7 +41,7 @@ export const relaySources = (
     const counts = new Map<string, number>();
     const watch = watchPaging(null);
     let cursor: string | null = null;
-    for (let page = 1; page <= MAX_COUNTS_PAGES && counts.size < MAX_COLLECTIONS; page++) {
+    for (let page = 1; page <= MAX_COUNTS_PAGES && counts.size < MAX_NAMED_COLLECTIONS; page++) {
       const query = new URLSearchParams({ limit: String(COUNTS_LIMIT) });
       if (cursor !== null) query.set('cursor', cursor);
       const answer = await ask.get({
@@ -77,14 +77,14 @@ export const relaySources = (
       const names = new Set(spec.collections);
       if (!spec.only) {
         for (const name of counts.keys()) names.add(name);
-        for (const name of await index.collections(MAX_COLLECTIONS)) names.add(name);
+        for (const name of await index.collections(MAX_NAMED_COLLECTIONS)) names.add(name);
       }
       if (names.size === 0)
         throw new PlanError(
           `no collections to ask ${base} for: it counts none, weir has seen none; name some with --collections`,
         );
       const sources = [...names]
-        .slice(0, MAX_COLLECTIONS)
+        .slice(0, MAX_NAMED_COLLECTIONS)
         .map((name): NewSource => ({ name, group, total: counts.get(name) ?? null }));
       // The long ones first, so that they do not run alone at the end.
       sources.sort((a, b) => (b.total ?? 0) - (a.total ?? 0));
