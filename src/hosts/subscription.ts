@@ -15,6 +15,7 @@ import {
   guardedLookup,
   type LookupResult,
 } from '../network/lookup.ts';
+import { readRetryAfter } from '../network/retry-after.ts';
 import type { CloseOutcome, Subscribe, SubscribeOptions, Subscription, SubscriptionEvents } from './types.ts';
 import {
   CLOSE_CODE,
@@ -47,19 +48,6 @@ const PLAIN_PORT = 80;
 const plain = (text: string): string =>
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is taken out
   text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g, ' ').slice(0, MAX_DETAIL_CHARACTERS);
-
-/**
- * Retry-After in ms: seconds or an HTTP date (RFC 9110, section 10.2.3). null: absent or not understood.
- * Never negative; not bounded above, which is the reader's business.
- */
-export const parseRetryAfter = (value: string | undefined, nowMs: number): number | null => {
-  if (value === undefined) return null;
-  const text = value.trim();
-  if (/^\d{1,9}$/.test(text)) return Number(text) * 1_000;
-  if (!/^[A-Za-z]{3},? /.test(text)) return null;
-  const at = Date.parse(text);
-  return Number.isNaN(at) ? null : Math.max(0, at - nowMs);
-};
 
 interface Pinged {
   /** Called once per ping period. */
@@ -373,7 +361,7 @@ class SocketSubscription implements Subscription, MessageSink, Pinged {
         this.end({
           kind: 'http_status',
           status,
-          retryAfterMs: parseRetryAfter(retryAfter, (opening.deps.nowMs ?? Date.now)()),
+          retryAfterMs: readRetryAfter(retryAfter, (opening.deps.nowMs ?? Date.now)()),
         });
         return null;
       }

@@ -11,6 +11,7 @@ import { type Clock, systemClock } from '../network/clock.ts';
 import type { FetchResult, GuardedFetch } from '../network/fetch.ts';
 import { guardedFetch } from '../network/fetch.ts';
 import { createRecent } from '../network/recent.ts';
+import { readRetryAfter } from '../network/retry-after.ts';
 import type { Reason } from '../reasons.ts';
 import { type ParsedDid, parseDid } from './did.ts';
 import { parseDidDocument } from './document.ts';
@@ -124,16 +125,9 @@ const parseJson = (body: Uint8Array): unknown => {
 /** Slow servers are limited by site (the last two labels), since one owner may have any number of names below it. */
 const siteOf = (hostname: string): string => hostname.split('.').slice(-2).join('.');
 
-/**
- * Reads a Retry-After header (RFC 9110: seconds or a date).
- * @returns milliseconds from now within the bounds; the default when it cannot be read
- */
-export const parseRetryAfterMs = (value: string | undefined, nowMs: number): number => {
-  const text = (value ?? '').trim();
-  const waitMs = /^\d{1,9}$/.test(text) ? Number(text) * 1000 : Date.parse(text) - nowMs;
-  if (text === '' || !Number.isFinite(waitMs)) return DEFAULT_PAUSE_MS;
-  return Math.min(MAX_PAUSE_MS, Math.max(MIN_PAUSE_MS, waitMs));
-};
+/** How long a lane is left alone that said Retry-After, within bounds; a default when it said nothing. */
+export const pauseMs = (retryAfter: string | undefined, nowMs: number): number =>
+  Math.min(MAX_PAUSE_MS, Math.max(MIN_PAUSE_MS, readRetryAfter(retryAfter, nowMs) ?? DEFAULT_PAUSE_MS));
 
 /** Makes a resolver with its own lanes and memory. */
 export const createResolver = (settings: ResolverSettings): Resolver => {
@@ -278,7 +272,7 @@ export const createResolver = (settings: ResolverSettings): Resolver => {
     }
     if (status === 429) {
       counters.rateLimited++;
-      const retryAfterMs = parseRetryAfterMs(answer.headers['retry-after'], clock.nowMs());
+      const retryAfterMs = pauseMs(answer.headers['retry-after'], clock.nowMs());
       if (did.method === 'plc') plcLane.pause(retryAfterMs);
       return { ...failure(true, 'did_unresolved', 'HTTP 429'), retryAfterMs };
     }

@@ -9,6 +9,7 @@
  * Sources: RFC 9110 section 10.2.3 (Retry-After), RFC 6585 section 4 (429), the RateLimit header fields drafts of
  * the IETF HTTPAPI group (reset in seconds from now) and the reference PDS (reset as seconds since the epoch).
  */
+import { readRetryAfter } from './retry-after.ts';
 
 /** Hosts of different owners are groups of their own; as many are remembered, those with nothing to remember go first. */
 export const MAX_POLITE_GROUPS = 20_000;
@@ -130,14 +131,10 @@ const numberIn = (text: string | null): number | null => {
 
 const boundedWait = (waitMs: number): number => Math.min(Math.max(waitMs, 0), MAX_TOLD_WAIT_MS);
 
-/** How long Retry-After says to wait, in ms; null: it is absent or neither seconds nor a date. */
+/** How long Retry-After says to wait, in ms, within the bound; null: it says nothing. */
 export const retryAfterMs = (answer: PoliteAnswer, nowMs: number): number | null => {
-  const text = headerOf(answer, 'retry-after');
-  if (text === null) return null;
-  const seconds = numberIn(text);
-  if (seconds !== null) return boundedWait(Math.ceil(seconds * 1000));
-  const dateMs = Date.parse(text);
-  return Number.isNaN(dateMs) ? null : boundedWait(dateMs - nowMs);
+  const waitMs = readRetryAfter(headerOf(answer, 'retry-after'), nowMs);
+  return waitMs === null ? null : boundedWait(waitMs);
 };
 
 /** What the RateLimit headers say: requests left, and when the window ends. null: nothing usable. */

@@ -1,12 +1,7 @@
 import { afterAll, describe, expect, test } from 'bun:test';
 import net from 'node:net';
 import type { Server, ServerWebSocket } from 'bun';
-import {
-  createSubscribe,
-  parseRetryAfter,
-  subscribe,
-  watchedConnections,
-} from '../../src/hosts/subscription.ts';
+import { createSubscribe, subscribe, watchedConnections } from '../../src/hosts/subscription.ts';
 import type { CloseOutcome, SubscribeOptions, Subscription } from '../../src/hosts/types.ts';
 import { createGuardedLookup } from '../../src/network/lookup.ts';
 import { CERTIFIED_NAME, certificate, certificateKey } from '../network/certificate.ts';
@@ -454,15 +449,4 @@ test('nothing is watched any more once all connections have ended', async () => 
   await follow(respond(404)).closed;
   expect(watchedConnections()).toBe(before);
   expect(before).toBe(0);
-});
-
-describe('Retry-After', () => {
-  const nowMs = Date.UTC(2026, 0, 1);
-  test('is seconds or a date, never negative, and null when it is neither', () => {
-    expect(parseRetryAfter('120', nowMs)).toBe(120_000);
-    expect(parseRetryAfter('Thu, 01 Jan 2026 00:01:00 GMT', nowMs)).toBe(60_000);
-    expect(parseRetryAfter('Wed, 31 Dec 2025 00:01:00 GMT', nowMs)).toBe(0);
-    for (const bad of [undefined, '', 'soon', '-5', '1e9', '99999999999999999999'])
-      expect(parseRetryAfter(bad, nowMs)).toBeNull();
-  });
 });
