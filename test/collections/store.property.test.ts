@@ -1,4 +1,4 @@
-/** The index against a full model of the repos. */
+/** What readers are told beside writers, against a model of the store's own rules; truth.property.test.ts knows none of those. */
 import { expect, test } from 'bun:test';
 import fc from 'fast-check';
 import { openCollectionReader } from '../../src/collections/store/reader.ts';
@@ -233,7 +233,7 @@ class Walker {
   }
 }
 
-test('after any history the index equals the truth, and walks beside it never skip or repeat a repo', () => {
+test('walks beside any history never skip or repeat a repo, and counts are what they give', () => {
   fc.assert(
     fc.property(fc.array(step, { maxLength: 40 }), fc.infiniteStream(fc.nat(4)), (steps, choices) => {
       const directory = makeDirectory();
