@@ -235,7 +235,7 @@ const doIndexing = (world: World, store: Store, asked: Asked[], what: Indexing):
       const [ended] = asked.splice(what.which % Math.max(1, asked.length), 1);
       if (ended === undefined) return;
       const outcome: CheckOutcome = what.fails
-        ? { kind: 'failed', why: 'timeout', retryAtMs: NOW }
+        ? { kind: 'failed', why: 'timeout', retryAtMs: NOW, isGivenUp: false }
         : ended.answer;
       const isApplied = store.applyCheck(ended.did, outcome, NOW) === 'applied';
       const repo = world.repos.find(({ did }) => did === ended.did)!;
