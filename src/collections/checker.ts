@@ -28,6 +28,11 @@ import {
 export const MAX_CHECKS_UNDER_WAY = 32;
 /** Of one host group, under way or waiting for their turn: a slow or limited group does not take all places. */
 export const MAX_CHECKS_PER_GROUP = 8;
+/**
+ * How long a check waits in its place for its group's turn: as long as eight take at the usual pace, and some. Told to
+ * wait longer, it comes back then, or a few groups that say so would hold all places.
+ */
+export const MAX_CHECK_WAIT_MS = 10_000;
 /** A check that fails so often counts as given up; with the delays between, that is after most of a day. */
 export const MAX_CHECK_ATTEMPTS = 8;
 /** It is tried again all the same: a PDS may be away for a weekend, and its repos would differ for good. */
@@ -235,8 +240,10 @@ export const createChecker = (dependencies: CheckerDependencies): Checker => {
   const notAsked = (outcome: Extract<PoliteOutcome<FetchResult>, { ok: false }>): CheckOutcome => {
     const nowMs = clock.nowMs();
     if (outcome.why === 'aborted') return { kind: 'later', atMs: nowMs };
-    if (outcome.why === 'told_to_wait') counters.rate_limited++;
-    else counters.deferred++;
+    if (outcome.why === 'told_to_wait') {
+      counters.rate_limited++;
+      putOff++;
+    } else counters.deferred++;
     return { kind: 'later', atMs: Math.max(outcome.retryAtMs, nowMs + jittered(MIN_TOLD_WAIT_MS)) };
   };
 

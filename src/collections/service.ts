@@ -6,7 +6,7 @@ import type { LogReader } from '../log/types.ts';
 import { systemClock } from '../network/clock.ts';
 import type { GuardedFetch } from '../network/fetch.ts';
 import { createPoliteness } from '../network/politeness.ts';
-import { createChecker, MAX_CHECKS_PER_GROUP, type PdsAnswer } from './checker.ts';
+import { createChecker, MAX_CHECK_WAIT_MS, MAX_CHECKS_PER_GROUP, type PdsAnswer } from './checker.ts';
 import { type Collections, collectionsPath, openCollections } from './collections.ts';
 import { goneHosts } from './gone-hosts.ts';
 
@@ -50,6 +50,7 @@ export const openCollectionService = async (deps: CollectionServiceDeps): Promis
   const politeness = createPoliteness({
     maxConcurrentPerGroup: MAX_CHECKS_PER_GROUP,
     requestsPerWindow: CHECKS_PER_WINDOW,
+    maxWaitMs: MAX_CHECK_WAIT_MS,
     nowMs: Date.now,
     sleep: Bun.sleep,
   });

@@ -6,6 +6,7 @@ import {
   judgeDescription,
   judgeStatus,
   MAX_CHECK_ATTEMPTS,
+  MAX_CHECK_WAIT_MS,
   MAX_CHECKS_PER_GROUP,
   MAX_CHECKS_UNDER_WAY,
   MAX_COLLECTIONS_OF_REPO,
@@ -109,6 +110,7 @@ const setUp = (options: {
   const politeness = createPoliteness({
     maxConcurrentPerGroup: 4,
     requestsPerWindow: options.requestsPerWindow ?? 3000,
+    maxWaitMs: MAX_CHECK_WAIT_MS,
     nowMs: clock.nowMs,
     sleep: (ms) => new Promise((resolve) => void clock.after(ms, resolve)),
     random: () => 0.5,
@@ -449,6 +451,35 @@ describe('the checker', () => {
     expect(askedAtMs.length).toBe(2);
     expect(held.checks.size).toBe(0);
     expect(checker.counters).toMatchObject({ rate_limited: 1, answered: 1 });
+    await checker.stop();
+  });
+
+  test('groups that are told to wait for minutes hold no places, and others are asked meanwhile', async () => {
+    const { held, urls, checker, pass } = setUp({
+      pdsOf: async (of) => ({
+        kind: 'pds',
+        hostname:
+          of === did(100)
+            ? 'quick.example.com'
+            : `slow${Number(of.slice(-2).replace('a', '')) % 8}.example.com`,
+        secure: true,
+      }),
+      fetch: (url, { clock }) =>
+        url.includes('quick') || clock.nowMs() >= START_MS + 300_000
+          ? described(new URL(url).searchParams.get('repo')!, ['a.b.c'])
+          : answer(429, '', { 'retry-after': '300' }),
+    });
+    for (let number = 1; number <= 64; number++) held.schedule(did(number));
+    checker.start();
+    await pass(5_000);
+    expect(checker.underWay).toBe(0);
+    held.schedule(did(100));
+    await pass(2_000);
+    expect(held.checks.has(did(100))).toBe(false);
+    expect(urls.length).toBeLessThan(64);
+    await pass(330_000, 1_000);
+    expect(held.checks.size).toBe(0);
+    expect([...held.givenUp]).toEqual([]);
     await checker.stop();
   });
 
