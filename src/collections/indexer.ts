@@ -8,6 +8,7 @@ import { scanFrame } from '../firehose/scan.ts';
 import { KIND, type ScannedFrame } from '../firehose/types.ts';
 import { type BatchRecord, decodeBatch } from './batch.ts';
 import { changeCounters, collectionChanges } from './changes.ts';
+import { withoutFlapping } from './flapping.ts';
 import type { FromIndexer, IndexerStats, ToIndexer } from './messages.ts';
 import { CollectionIndexError } from './store/problem.ts';
 import { type IndexedEvent, isPassing, openStore } from './store/store.ts';
@@ -64,6 +65,7 @@ interface ReadBatch {
   readonly seq: number;
   readonly timeUs: number;
   readonly slot: number;
+  readonly records: number;
   readonly events: readonly IndexedEvent[];
 }
 
@@ -79,7 +81,7 @@ const read = ({ slot, memory }: WaitingBatch, takendown: ReadonlySet<string>): R
     // Nothing of it was passed on since: what the log has is older.
     return takendown.size > 0 && takendown.has(frame.did) ? takedownOf(frame.did) : eventOf(record, frame);
   });
-  return { seq, timeUs, slot, events };
+  return { seq, timeUs, slot, records: records.length, events: withoutFlapping(events) };
 };
 
 /** Opens the index at `path`. @throws CollectionIndexError */
@@ -120,7 +122,7 @@ export const createIndexer = (path: string, { send, nowMs, after }: IndexerDeps)
     for (const batch of batches) {
       if (batch === 'gap' || 'takendown' in batch) continue;
       counters.batches++;
-      counters.records += batch.events.length;
+      counters.records += batch.records;
       timeUs = batch.timeUs;
       send({ kind: 'stored', seq: batch.seq, timeUs, slot: batch.slot });
     }
