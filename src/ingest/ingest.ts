@@ -765,11 +765,8 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     const now = nowMs();
     const waitMs = connection.limiter.take(now);
     if (waitMs > MAX_RATE_PAUSE_MS) {
-      // What it got tokens for goes on, or it would never get ahead.
-      const outcome: CloseOutcome = { kind: 'throttled', waitMs };
-      connection.ending = true;
-      connection.subscription?.end(outcome);
-      enqueue(connection, NO_BYTES, outcome);
+      // Its end is reported after the frames that are queued: what it got tokens for goes on, or it would never get ahead.
+      connection.subscription?.end({ kind: 'throttled', waitMs });
       return;
     }
     if (waitMs > 0) {
