@@ -123,6 +123,13 @@ const brokenBytes =
     );
   };
 
+/** A good #identity under another header. */
+const otherHeader = (header: BodyMap): EventFault =>
+  brokenBytes(
+    (frame) => Buffer.concat([encode(header), frame.slice(encode({ t: '#identity', op: 1 }).length)]),
+    'frame_header_invalid',
+  );
+
 /** A good #commit, applied or not, with the body changed. */
 const changedCommit =
   (
@@ -326,27 +333,10 @@ const FRAME_FAULTS: Record<string, EventFault> = {
       aboutOf(account, 'malformed', 'frame_too_large'),
     );
   },
-  'header-without-type': brokenBytes(
-    (frame) => Buffer.concat([encode({ op: 1 }), frame.slice(encode({ t: '#identity', op: 1 }).length)]),
-    'frame_header_invalid',
-  ),
-  'header-unknown-op': brokenBytes(
-    (frame) =>
-      Buffer.concat([
-        encode({ t: '#identity', op: 7 }),
-        frame.slice(encode({ t: '#identity', op: 1 }).length),
-      ]),
-    'frame_header_invalid',
-  ),
+  'header-without-type': otherHeader({ op: 1 }),
+  'header-unknown-op': otherHeader({ t: '#identity', op: 7 }),
   // A type that consumers complete to the same name as the short one.
-  'header-long-type': brokenBytes(
-    (frame) =>
-      Buffer.concat([
-        encode({ t: 'com.atproto.sync.subscribeRepos#identity', op: 1 }),
-        frame.slice(encode({ t: '#identity', op: 1 }).length),
-      ]),
-    'frame_header_invalid',
-  ),
+  'header-long-type': otherHeader({ t: 'com.atproto.sync.subscribeRepos#identity', op: 1 }),
   'error-frame': (tools, account) => {
     tools.sendLive(account.hostIndex, encodeError('SimulatedError', 'an error on purpose'), {
       kind: 'error',
