@@ -55,7 +55,10 @@ const recordingFor = (hosts: number): MakeOptions => ({
   largeRepoShare: 0.005,
 });
 
-/** Answers, each time it is called, the microseconds of CPU that some rounds took to scan and verify one of the recording's commits. */
+/**
+ * Answers, each time it is called, the microseconds of CPU that some rounds took to scan and verify one of the
+ * recording's commits.
+ */
 const verificationFloor = async (recording: Recording): Promise<() => number[]> => {
   const network = await createNetwork({ ...recording.options, ledgerEntries: 0 });
   const keys = new Map<string, SigningKey>();

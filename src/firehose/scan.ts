@@ -392,7 +392,8 @@ function isLinkArray(bytes: Uint8Array, at: number): boolean {
  * Answers offsets into `bytes` (which it keeps, and of which the ops' digests are views) or the refusal:
  * frame_too_large, frame_not_canonical, frame_header_invalid, frame_field_missing, frame_field_invalid (the detail
  * names the field), rev_invalid, ops_too_many, op_invalid. An unknown type needs no field at all: `seq` and `did`
- * are given where they are present, well formed and, with `repo` beside `did`, the same account. Never throws, whatever the bytes.
+ * are given where they are present, well formed and, with `repo` beside `did`, the same account. Never throws, whatever
+ * the bytes.
  */
 export function scanFrame(bytes: Uint8Array): ScannedFrame | Rejection {
   if (bytes.length > MAX_FRAME_BYTES) return reject('frame_too_large', `${bytes.length} bytes`);
