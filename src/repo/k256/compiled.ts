@@ -1,11 +1,11 @@
 /**
  * secp256k1 by our own code, which the C compiler inside Bun makes of `verify.c` at start: 30 ms a thread, and 2.5 MB
- * of memory, most of it a bounded pool of what was computed for keys that came before. A verification takes under half
- * the time of libsecp256k1's, under a third for such a key. It only verifies; nothing in it is a secret.
+ * of memory, most of it a bounded pool of what was computed for keys that came before. It only verifies: nothing in it
+ * is a secret.
  *
- * It is for x86-64 on Linux with BMI2 and ADX (Intel since 2014, AMD since 2017). Elsewhere there is libsecp256k1.
+ * For x86-64 on Linux with BMI2 and ADX (Intel since 2014, AMD since 2017). Elsewhere there is libsecp256k1.
  */
-import { cc } from 'bun:ffi';
+import { cc, ptr } from 'bun:ffi';
 import path from 'node:path';
 import type { K256Library, K256Point } from '../k256.ts';
 
@@ -13,51 +13,54 @@ const COMPRESSED_BYTES = 33;
 const UNCOMPRESSED_BYTES = 65;
 const DIGEST_BYTES = 32;
 const SIGNATURE_BYTES = 64;
-/** x and y, each the lowest byte first. */
+/** x and y, each with its lowest byte first. */
 const POINT_BYTES = 64;
 const COORDINATE_BYTES = 32;
+/** A line of the processor's cache, at which C wants its memory to begin. */
+const LINE_BYTES = 64;
 
-export const K256_SOURCE = path.join(import.meta.dir, 'verify.c');
+export const COMPILED_K256_SOURCE = path.join(import.meta.dir, 'verify.c');
 
-export interface CompiledK256 extends K256Library {
-  /** Of this thread: verifications whose key had its tables in the pool, and how often tables were made for a key. */
-  readonly poolCounts: () => { readonly hits: number; readonly made: number };
+/** A library that keeps tables for keys that come again. */
+export interface PooledK256 extends K256Library {
+  /** How many verifications found the tables of their key, and how many times tables were made for one. */
+  poolCounts(): { readonly hits: number; readonly made: number };
 }
 
 const compile = () =>
   cc({
-    source: K256_SOURCE,
+    source: COMPILED_K256_SOURCE,
     symbols: {
       is_supported: { args: [], returns: 'i32' },
-      state_bytes: { args: [], returns: 'u64_fast' },
+      state_bytes: { args: [], returns: 'i32' },
       start: { args: ['ptr'], returns: 'void' },
-      parse: { args: ['ptr', 'ptr', 'u64_fast'], returns: 'i32' },
-      verify: { args: ['ptr', 'ptr', 'ptr'], returns: 'i32' },
-      pool_hits: { args: [], returns: 'u64_fast' },
-      pool_made: { args: [], returns: 'u64_fast' },
+      parse: { args: ['ptr', 'ptr', 'i32'], returns: 'i32' },
+      verify: { args: ['ptr', 'ptr', 'ptr', 'ptr'], returns: 'i32' },
     },
-  });
+  }).symbols;
 
-/** A library of its own, with a pool of its own. null: this machine cannot run it, or Bun not compile it. */
-export const compileK256 = (): CompiledK256 | null => {
+/** A new one, with a pool of its own, for the thread that calls. null: not for this machine, or not to be compiled. */
+export const compileK256 = (): PooledK256 | null => {
   if (process.platform !== 'linux' || process.arch !== 'x64') return null;
-  let library: ReturnType<typeof compile>;
+  let compiled: ReturnType<typeof compile>;
   try {
-    library = compile();
+    compiled = compile();
   } catch {
     return null;
   }
-  const { is_supported, state_bytes, start, parse, verify, pool_hits, pool_made } = library.symbols;
-  if (is_supported() !== 1) return null;
+  if (compiled.is_supported() !== 1) return null;
+  const stateBytes = compiled.state_bytes();
   // An ArrayBuffer stays where it is, and its pages cost nothing before they are used.
-  const state = new Uint8Array(new ArrayBuffer(Number(state_bytes())));
-  start(state);
+  const memory = new Uint8Array(new ArrayBuffer(stateBytes + LINE_BYTES));
+  const state = memory.subarray(LINE_BYTES - (ptr(memory) % LINE_BYTES)).subarray(0, stateBytes);
+  const counts = new BigUint64Array(state.buffer, state.byteOffset, 2);
+  compiled.start(state);
   return {
-    name: "weir's own for x86-64",
+    name: "weir's own, for x86-64",
     parse(bytes) {
       if (bytes.length !== COMPRESSED_BYTES && bytes.length !== UNCOMPRESSED_BYTES) return null;
       const point = new Uint8Array(POINT_BYTES);
-      return parse(point, bytes, bytes.length) === 1 ? (point as K256Point) : null;
+      return compiled.parse(point, bytes, bytes.length) === 1 ? (point as K256Point) : null;
     },
     compress(point) {
       const bytes = new Uint8Array(COMPRESSED_BYTES);
@@ -69,8 +72,7 @@ export const compileK256 = (): CompiledK256 | null => {
       signature.length === SIGNATURE_BYTES &&
       digest.length === DIGEST_BYTES &&
       point.length === POINT_BYTES &&
-      verify(signature, digest, point) === 1,
-    // What it closes over is what C points into.
-    poolCounts: () => ({ hits: Number(pool_hits()), made: state.length && Number(pool_made()) }),
+      compiled.verify(state, signature, digest, point) === 1,
+    poolCounts: () => ({ hits: Number(counts[0]), made: Number(counts[1]) }),
   };
 };

@@ -15,7 +15,8 @@
  *   - a key that came before has tables of 2^32·Q, 2^64·Q and 2^96·Q in the pool, as the generator always has, so that
  *     the parts are four of 32 bits, and 32 doublings do instead of 128.
  *
- * Memory that outlives a call is all in `state`, which the caller brings. One thread calls at a time.
+ * What outlives a call is all in `struct state`, which the caller brings; the rest of the memory is for one call at a
+ * time, of one thread.
  *
  * Sources: SEC 1, 2.3.4 and 4.1.4; SEC 2, 2.4.1; Gallant, Lambert, Vanstone, "Faster Point Multiplication on Elliptic
  * Curves with Efficient Endomorphisms"; Bernstein, Yang, "Fast constant-time gcd computation and modular inversion";
@@ -649,6 +650,12 @@ void invert(u64 *to, u64 *a, u64 *factor, struct modulus *modulus) {
   if (number_subtract(to, number, modulus->number)) copy(to, number);
 }
 
+/** to = 1/a, below p, for a < p */
+void field_invert(u64 *to, u64 *a) { invert(to, a, one, &modulo_prime); }
+
+/** to = 2^256/a modulo n, as `scalar_multiply` wants it, for a scalar */
+void scalar_invert(u64 *to, u64 *a) { invert(to, a, montgomery_one, &modulo_order); }
+
 /* --- the endomorphism ------------------------------------------------------------------------------------------- */
 
 /** The cube root of 1 in the field that belongs to λ, a cube root of 1 modulo n. */
@@ -954,7 +961,7 @@ void make_tables(struct affine *tables, int entries, u64 *x, u64 *y) {
   }
   copy(rest, products[PLACES - 1]);
   field_normalize(rest);
-  invert(rest, rest, one, &modulo_prime);
+  field_invert(rest, rest);
   for (place = PLACES - 1; place >= 0; place--) {
     field_multiply(inverse, rest, place > 0 ? products[place - 1] : one);
     field_multiply(rest, rest, z[place]);
@@ -993,16 +1000,16 @@ struct set {
   u64 credits[WAYS];
 };
 
+/** What outlives a call. Begins at a line of the cache. */
 struct state {
+  /** How many verifications found the tables of their key, and how many tables were made. */
+  u64 hits, made, unused[6];
   struct affine generator[PLACES * ENTRIES(GENERATOR_WINDOW)];
-  struct slot slots[SETS * WAYS];
   struct set sets[SETS];
+  struct slot slots[SETS * WAYS];
   /** By another word of the key: its first word, but for the lowest bits, in which its uses are counted. */
   u64 strangers[STRANGERS];
-  /** How many verifications found the tables of their key, and how many tables were made. */
-  u64 hits, made;
 };
-struct state *state;
 
 /** Asks for the first `lines` lines of 64 bytes. */
 void prefetch(void *at, i64 lines);
@@ -1027,7 +1034,7 @@ int is_same(struct affine *a, struct affine *b) {
  * many, do not drive out one that comes more often than they. Whoever chooses keys to fall into one set makes others
  * slower there, never wrong: all of a key is compared.
  */
-struct affine *tables_of(struct affine *key) {
+struct affine *tables_of(struct state *state, struct affine *key) {
   int index = key->x[0] & SETS - 1, way;
   struct set *set = &state->sets[index];
   struct slot *slots = &state->slots[index * WAYS];
@@ -1181,13 +1188,14 @@ int sum_terms(struct point *sum, int highest) {
 struct affine key_table[ENTRIES(KEY_WINDOW)];
 
 /** sum = u1·G + u2·key. Returns 0 when it is the point at infinity, else 1. */
-int linear_combination(struct point *sum, u64 *u1, u64 *u2, struct affine *key, struct affine *tables) {
+int linear_combination(
+  struct point *sum, u64 *u1, u64 *u2, struct affine *key, struct affine *tables, struct affine *generator) {
   struct half halves1[2], halves2[2];
   split(halves1, u1);
   split(halves2, u2);
   next_term = terms;
   if (tables) {
-    add_terms_of_places(halves1, state->generator, GENERATOR_WINDOW);
+    add_terms_of_places(halves1, generator, GENERATOR_WINDOW);
     add_terms_of_places(halves2, tables, POOL_WINDOW);
     return sum_terms(sum, PLACE_BITS);
   }
@@ -1206,7 +1214,7 @@ int linear_combination(struct point *sum, u64 *u1, u64 *u2, struct affine *key, 
   scale.both = 1;
   scale_beta.both = 1;
   for (half = 0; half < 2; half++) {
-    add_terms(halves1[half].low, halves1[half].high, halves1[half].negative, state->generator, GENERATOR_WINDOW,
+    add_terms(halves1[half].low, halves1[half].high, halves1[half].negative, generator, GENERATOR_WINDOW,
       half ? &scale_beta : &scale);
     add_terms(halves2[half].low, halves2[half].high, halves2[half].negative, key_table, KEY_WINDOW,
       half ? &factors_beta : 0);
@@ -1229,7 +1237,7 @@ int has_x(struct point *point, u64 *x) {
  * Whether the signature, r and s of 32 bytes each, is one of the 32-byte digest by the key: r and s in 1…n − 1, s at
  * most half of n, and r = x modulo n for the affine x of digest/s·G + r/s·key.
  */
-int verify(unsigned char *signature, unsigned char *digest, struct affine *key_at) {
+int verify(struct state *state, unsigned char *signature, unsigned char *digest, struct affine *key_at) {
   struct affine key;
   struct affine *tables;
   struct point sum;
@@ -1241,11 +1249,11 @@ int verify(unsigned char *signature, unsigned char *digest, struct affine *key_a
   /* Read once: the tables in the pool have to be of the key that they are kept under. */
   copy(key.x, key_at->x);
   copy(key.y, key_at->y);
-  tables = tables_of(&key);
-  invert(inverse, s, montgomery_one, &modulo_order);
+  tables = tables_of(state, &key);
+  scalar_invert(inverse, s);
   scalar_multiply(u1, inverse, number);
   scalar_multiply(u2, inverse, r);
-  if (!linear_combination(&sum, u1, u2, &key, tables)) return 0;
+  if (!linear_combination(&sum, u1, u2, &key, tables, state->generator)) return 0;
   if (has_x(&sum, r)) return 1;
   if (!is_below(r, prime_over_order)) return 0;
   /* x may have been r + n, which is −(−r − n): subtraction is what there is. */
@@ -1256,7 +1264,7 @@ int verify(unsigned char *signature, unsigned char *digest, struct affine *key_a
 }
 
 /** Reads a point of 33 or 65 bytes (SEC 1). Returns 0 when it is none of the curve. */
-int parse(struct affine *key, unsigned char *bytes, u64 length) {
+int parse(struct affine *key, unsigned char *bytes, int length) {
   u64 square[4], difference[4];
   int form = bytes[0];
   if (length == 33 ? form != 2 && form != 3 : length != 65 || form != 4) return 0;
@@ -1278,17 +1286,12 @@ int parse(struct affine *key, unsigned char *bytes, u64 length) {
   return 1;
 }
 
-/** How many bytes `start` wants: those of the state and what it takes to begin at a line of the cache. */
-u64 state_bytes(void) { return sizeof(struct state) + 63; }
+u64 state_bytes(void) { return sizeof(struct state); }
 
-/** Takes so many zeroed bytes, which are to stay where they are. To be called before anything else, and only once. */
-void start(void *memory) {
+/** Makes a state of zeroed memory. */
+void start(struct state *state) {
   struct affine generator = {
     {0x59f2815b16f81798, 0x029bfcdb2dce28d9, 0x55a06295ce870b07, 0x79be667ef9dcbbac},
     {0x9c47d08ffb10d4b8, 0xfd17b448a6855419, 0x5da4fbfc0e1108a8, 0x483ada7726a3c465}};
-  state = (struct state *)(((u64)memory + 63) & ~63ull);
   make_tables(state->generator, ENTRIES(GENERATOR_WINDOW), generator.x, generator.y);
 }
-
-u64 pool_hits(void) { return state->hits; }
-u64 pool_made(void) { return state->made; }
