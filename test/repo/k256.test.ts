@@ -1,7 +1,11 @@
-/** Every way to libsecp256k1 that this machine has, against an implementation that is not ours and not C. */
+/**
+ * Every way to verify that this machine has, our own and libsecp256k1, against an implementation that is not ours and not
+ * C. What is special about our own is in k256/.
+ */
 import { describe, expect, test } from 'bun:test';
 import { secp256k1 as noble } from '@noble/curves/secp256k1';
 import fc from 'fast-check';
+import { compileK256 } from '../../src/repo/k256/compiled.ts';
 import { isSoundK256, k256, k256Libraries, openK256File } from '../../src/repo/k256.ts';
 
 const ORDER = 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141n;
@@ -20,9 +24,14 @@ const scalar = fc.oneof(
 );
 
 describe('secp256k1', () => {
-  test('goes straight to the library inside the package, or to a newer one of the system', () => {
-    expect(k256().name).toMatch(/libsecp256k1\.so\.\d|secp256k1.*\.node$/);
-    expect(libraries.length).toBeGreaterThanOrEqual(2);
+  test('goes to our own code first, then straight to the library of the system or inside the package', () => {
+    const names = libraries.map(({ name }) => name);
+    expect(k256().name).toBe(names[0]!);
+    if (compileK256() === null)
+      console.warn("weir's own secp256k1 is not for this machine: libsecp256k1 is used");
+    else expect(names.shift()).toBe("weir's own, for x86-64");
+    expect(names[0]).toMatch(/libsecp256k1\.so\.\d|secp256k1.*\.node$/);
+    expect(names.length).toBeGreaterThanOrEqual(2);
   });
 
   test('a file that is not libsecp256k1 is none', () => {
@@ -36,6 +45,31 @@ describe('secp256k1', () => {
     expect(isSoundK256({ ...library, verify: () => true })).toBe(false);
     expect(isSoundK256({ ...library, verify: () => false })).toBe(false);
     expect(isSoundK256({ ...library, parse: () => null })).toBe(false);
+    expect(isSoundK256({ ...library, compress: (point) => library.compress(point).fill(2, 0, 1) })).toBe(
+      false,
+    );
+  });
+
+  test('a library that is wrong only at the edges, or only about a key it has seen before, is not used', () => {
+    const library = k256();
+    const wrongWhere = (isWrong: (signature: Uint8Array, digest: Uint8Array) => boolean) =>
+      isSoundK256({
+        ...library,
+        verify: (signature, digest, point) =>
+          library.verify(signature, digest, point) !== isWrong(signature, digest),
+      });
+    const seen = new Map<string, number>();
+    expect(wrongWhere(() => false)).toBe(true);
+    expect(wrongWhere((_, message) => message.every((byte) => byte === 0))).toBe(false);
+    expect(wrongWhere((_, message) => message.every((byte) => byte === 0xff))).toBe(false);
+    expect(wrongWhere((signature) => signature[0] === 0 && signature[31] === 2)).toBe(false);
+    expect(
+      wrongWhere((signature) => {
+        const name = Buffer.from(signature).toString('hex');
+        seen.set(name, (seen.get(name) ?? 0) + 1);
+        return seen.get(name)! > 4;
+      }),
+    ).toBe(false);
   });
 
   for (const library of libraries) {

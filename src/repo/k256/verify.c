@@ -286,8 +286,8 @@ u64 seven[4] = {7, 0, 0, 0};
   "subq %rcx, %r8\n" \
   CARRY_ON("sbbq") \
   "jnc 1f\n" \
-  "subq $0x3d1, %r8\n" \
-  "btcq $32, %r8\n" \
+  "subq %rdx, %r8\n" \
+  "decq %r8\n" \
   "1:\n"
 
 /** Jumps to `label` unless r8…r11 is 0 or p, which differ in what the first test sees from all but few; uses rax */
