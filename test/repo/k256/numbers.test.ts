@@ -149,7 +149,9 @@ describe.if(isHere)('numbers of secp256k1', () => {
     fc.assert(
       fc.property(number, (a) => {
         expect(C.field_is_zero(toWords(a))).toBe(a % PRIME === 0n ? 1 : 0);
-        expect(written((to) => (to.set(toWords(a)), C.field_normalize(to)))).toBe(a % PRIME);
+        const words = toWords(a);
+        C.field_normalize(words);
+        expect(fromWords(words)).toBe(a % PRIME);
       }),
       many,
     );
