@@ -4,8 +4,8 @@
  * against `verifyProofs` of @atproto/repo, which checks CAR, signature and the paths of the ops but inverts nothing:
  * the baseline does less.
  *
- * The signature is a fixed cost that no code of ours can change, so it is measured beside: on a shared machine the
- * ratio to it says more than the microseconds.
+ * The signature is a fixed cost, so it is measured beside: on a shared machine the ratio to it says more than the
+ * microseconds. What it costs itself is said in comparison with the libsecp256k1 inside the package, round about.
  *
  * bun bench/verify.ts
  */
@@ -19,7 +19,8 @@ import { scanFrame } from '../src/firehose/scan.ts';
 import { KIND, type ScannedFrame } from '../src/firehose/types.ts';
 import { BlockIndex } from '../src/repo/car.ts';
 import { readCommitObject } from '../src/repo/commit.ts';
-import { k256 } from '../src/repo/k256.ts';
+import { compileK256 } from '../src/repo/k256/compiled.ts';
+import { type K256Library, k256, k256Libraries } from '../src/repo/k256.ts';
 import { createSigningKey } from '../src/repo/key.ts';
 import { PartialTree } from '../src/repo/mst.ts';
 import type { SigningKey } from '../src/repo/types.ts';
@@ -87,9 +88,52 @@ function measure(frames: readonly ScannedFrame[], parts: Record<string, (frame: 
   return best;
 }
 
+const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!;
+
+/** Our own secp256k1 beside the package's: microseconds per signature, of keys seen again and of keys seen first. */
+function compareSignatures(): void {
+  const baseline = [...k256Libraries()].find((library) => library?.name.endsWith('.node'));
+  const own = compileK256();
+  if (baseline === undefined || baseline === null || own === null) {
+    console.log('signatures: this machine has not both our own code and the package to compare');
+    return;
+  }
+  const signed = Array.from({ length: 300 }, (_, at) => {
+    const secret = Bun.SHA256.hash(`secret ${at}`) as Uint8Array;
+    const digest = Bun.SHA256.hash(`digest ${at}`) as Uint8Array;
+    const { signature } = secp256k1.ecdsaSign(digest, secret);
+    return { point: secp256k1.publicKeyCreate(secret, true), digest, signature };
+  });
+  const times = { baseline: [] as number[], again: [] as number[], first: [] as number[] };
+  const run = (library: K256Library): number => {
+    const points = signed.map(({ point }) => library.parse(point)!);
+    const start = Bun.nanoseconds();
+    for (const [at, { digest, signature }] of signed.entries())
+      if (!library.verify(signature, digest, points[at]!)) throw new Error(`${library.name} refuses ${at}`);
+    return (Bun.nanoseconds() - start) / signed.length / 1000;
+  };
+  for (let round = 0; round < 4; round++) run(own);
+  for (let round = 0; round < ROUNDS; round++) {
+    times.baseline.push(run(baseline));
+    times.again.push(run(own));
+    // To a new library all keys are new.
+    times.first.push(run(compileK256()!));
+  }
+  const line = (name: string, values: readonly number[]): string => {
+    const [best, middle] = [Math.min(...values), median(values)];
+    const ratios = [Math.min(...times.baseline) / best, median(times.baseline) / middle];
+    return `  ${name.padEnd(16)}${us(best)} best, ${us(middle)} median: ${ratios.map((ratio) => `${ratio.toFixed(2)} ×`).join(', ')}`;
+  };
+  console.log('\nsignatures of secp256k1, and how many times as fast as by the package');
+  console.log(line('the package', times.baseline));
+  console.log(line('key seen again', times.again));
+  console.log(line('key seen first', times.first));
+}
+
 const us = (value: number): string => `${value.toFixed(1).padStart(8)} µs`;
 
 console.log(`${cpus()[0]?.model} × ${cpus().length}, Bun ${Bun.version}, secp256k1 by ${k256().name}`);
+compareSignatures();
 for (const { name, frames: all, didKeys } of await recordings()) {
   const frames: ScannedFrame[] = [];
   for (const bytes of all) {

@@ -9,7 +9,8 @@ import secp256k1 from 'secp256k1';
 import { compileK256 } from '../../../src/repo/k256/compiled.ts';
 import { isSoundK256, type K256Point } from '../../../src/repo/k256.ts';
 
-const { p: PRIME, n: ORDER } = noble.CURVE;
+const { n: ORDER, Fp } = noble.CURVE;
+const PRIME = Fp.ORDER;
 const LAMBDA = 0x5363ad4cc05c30e0a5261c028812645a122e22ea20816678df02967c1b23bd72n;
 /** Of the pool: 512 sets of 4. */
 const SLOTS = 2048;

@@ -9,7 +9,8 @@ import { secp256k1 as noble } from '@noble/curves/secp256k1';
 import fc from 'fast-check';
 import { COMPILED_K256_SOURCE, compileK256 } from '../../../src/repo/k256/compiled.ts';
 
-const { p: PRIME, n: ORDER } = noble.CURVE;
+const { n: ORDER, Fp } = noble.CURVE;
+const PRIME = Fp.ORDER;
 const LAMBDA = 0x5363ad4cc05c30e0a5261c028812645a122e22ea20816678df02967c1b23bd72n;
 const WORD = 2n ** 64n;
 const PLACES = 4;
