@@ -38,6 +38,8 @@ const inverse = (value: bigint): bigint => {
 const secretOf = (at: number): Uint8Array => Bun.SHA256.hash(`secret ${at}`) as Uint8Array;
 const digestOf = (at: number): Uint8Array => Bun.SHA256.hash(`digest ${at}`) as Uint8Array;
 
+type NoblePoint = InstanceType<typeof noble.ProjectivePoint>;
+
 interface Signed {
   readonly compressed: Uint8Array;
   readonly digest: Uint8Array;
@@ -204,10 +206,18 @@ describe.if(isHere)("weir's own secp256k1", () => {
     expect(taken).toBeGreaterThan(2_500);
   });
 
+  /** The key by which digest/s·G + r/s·key is that sum. */
+  const keyThatGives = (sum: NoblePoint, r: bigint, s: bigint, digest: Uint8Array): Uint8Array =>
+    sum
+      .multiply(s)
+      .subtract(noble.ProjectivePoint.BASE.multiply(modulo(numberOf(digest))))
+      .multiply(inverse(r))
+      .toRawBytes(true);
+
   test('takes an x that is r + the order', () => {
     let found = 0;
     for (let r = 1n; found < 12; r++) {
-      let sum: InstanceType<typeof noble.ProjectivePoint>;
+      let sum: NoblePoint;
       try {
         sum = noble.ProjectivePoint.fromHex(`02${(ORDER + r).toString(16)}`);
       } catch {
@@ -216,19 +226,43 @@ describe.if(isHere)("weir's own secp256k1", () => {
       found++;
       const digest = digestOf(found);
       const s = numberOf(secretOf(found)) >> 1n;
-      // The key by which this sum comes out: (s·sum − digest·G)/r.
-      const key = sum
-        .multiply(s)
-        .subtract(noble.ProjectivePoint.BASE.multiply(modulo(numberOf(digest))))
-        .multiply(inverse(r));
-      const compressed = key.toRawBytes(true);
+      const compressed = keyThatGives(sum, r, s, digest);
       const signature = Uint8Array.from([...bytes32(r), ...bytes32(s)]);
       const next = Uint8Array.from([...bytes32(r + 1n), ...bytes32(s)]);
+      const whole = Uint8Array.from([...bytes32(r + ORDER), ...bytes32(s)]);
       expect(judge(signature, digest, compressed)).toBe(true);
       for (let round = 0; round < 4; round++) {
         expect(own.verify(signature, digest, own.parse(compressed)!)).toBe(true);
         expect(own.verify(next, digest, own.parse(compressed)!)).toBe(false);
+        expect(own.verify(whole, digest, own.parse(compressed)!)).toBe(false);
       }
+    }
+  });
+
+  test('refuses an x that is r + the order only modulo the prime', () => {
+    const sum = noble.ProjectivePoint.fromHex(`02${'1'.padStart(64, '0')}`);
+    const [digest, s, r] = [digestOf(1), 12345n, 1n + PRIME - ORDER];
+    const compressed = keyThatGives(sum, r, s, digest);
+    const signature = Uint8Array.from([...bytes32(r), ...bytes32(s)]);
+    expect(judge(signature, digest, compressed)).toBe(false);
+    expect(own.verify(signature, digest, own.parse(compressed)!)).toBe(false);
+    // The same with an r that is right.
+    const right = Uint8Array.from([...bytes32(1n), ...bytes32(s)]);
+    expect(own.verify(right, digest, own.parse(keyThatGives(sum, 1n, s, digest))!)).toBe(true);
+  });
+
+  test('takes an s of half the order, the highest low one, and none above it', () => {
+    const sum = noble.ProjectivePoint.BASE.multiply(777n);
+    const r = sum.toAffine().x;
+    for (const [s, taken] of [
+      [ORDER / 2n - 1n, true],
+      [ORDER / 2n, true],
+      [ORDER / 2n + 1n, false],
+    ] as const) {
+      const compressed = keyThatGives(sum, r, s, digestOf(1));
+      const signature = Uint8Array.from([...bytes32(r), ...bytes32(s)]);
+      expect(judge(signature, digestOf(1), compressed)).toBe(taken);
+      expect(own.verify(signature, digestOf(1), own.parse(compressed)!)).toBe(taken);
     }
   });
 
@@ -245,10 +279,20 @@ describe.if(isHere)("weir's own secp256k1", () => {
       expect(own.parse(Uint8Array.from([head, ...whole.subarray(1)]))).toBeNull();
     for (const head of [0, 1, 4, 5, 6, 7])
       expect(own.parse(Uint8Array.from([head, ...compressed.subarray(1)]))).toBeNull();
-    // The y of (x, y) is that of (x + p, y) modulo p; x = 1 is on the curve.
-    const small = own.parse(Uint8Array.from([2, ...bytes32(1n)]))!;
-    expect(own.compress(small)).toEqual(Uint8Array.from([2, ...bytes32(1n)]));
+    // Of coordinates so low that there is room for the prime on top, that form is none. x = 1 is on the curve.
+    expect(own.compress(own.parse(Uint8Array.from([2, ...bytes32(1n)]))!)).toEqual(
+      Uint8Array.from([2, ...bytes32(1n)]),
+    );
     expect(own.parse(Uint8Array.from([2, ...bytes32(PRIME + 1n)]))).toBeNull();
+    let found = 0;
+    for (let y = 1n; found < 3; y++) {
+      // A cube root of y² − 7, if it has any: p is 7 modulo 9.
+      const x = Fp.pow(modulo(y * y - 7n, PRIME), (PRIME + 2n) / 9n);
+      if (modulo(x ** 3n - y * y + 7n, PRIME) !== 0n) continue;
+      found++;
+      expect(own.parse(Uint8Array.from([4, ...bytes32(x), ...bytes32(y)]))).not.toBeNull();
+      expect(own.parse(Uint8Array.from([4, ...bytes32(x), ...bytes32(PRIME + y)]))).toBeNull();
+    }
   });
 });
 

@@ -130,6 +130,15 @@ describe.if(isHere)('numbers of secp256k1', () => {
     );
   });
 
+  test('are reduced where the carry of the last fold makes another one', () => {
+    // (2^256 − 977)² leaves a lowest word to which 0x1000003d1 adds up to 2^64.
+    for (const a of [-3n, -2n, -1n, 0n, 1n, 2n, 3n].map((step) => 2n ** 256n - 977n + step)) {
+      expect(written((to) => C.field_square(to, toWords(a))) % PRIME).toBe((a * a) % PRIME);
+      for (const b of [2n ** 256n - 977n, 2n ** 256n - 976n])
+        expect(written((to) => C.field_multiply(to, toWords(a), toWords(b))) % PRIME).toBe((a * b) % PRIME);
+    }
+  });
+
   test('may be multiplied in place', () => {
     fc.assert(
       fc.property(number, number, (a, b) => {
