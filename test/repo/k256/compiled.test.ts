@@ -251,6 +251,25 @@ describe.if(isHere)("weir's own secp256k1", () => {
     expect(own.verify(right, digest, own.parse(keyThatGives(sum, 1n, s, digest))!)).toBe(true);
   });
 
+  test('refuses a sum that is the point at infinity, though its last point had the right x', () => {
+    for (const at of [1n, 2n, 3n, 4n, 5n, 6n, 7n, 8n]) {
+      // u1·G and u2·key are ±at·G each.
+      const x = noble.ProjectivePoint.BASE.multiply(at).toAffine().x % ORDER;
+      for (const key of [at, ORDER - at]) {
+        const compressed = secp256k1.publicKeyCreate(bytes32(key), true);
+        for (const u1 of [at, ORDER - at])
+          for (const u2 of [1n, ORDER - 1n]) {
+            const s = modulo(x * inverse(u2));
+            const signature = Uint8Array.from([...bytes32(x), ...bytes32(s)]);
+            const digest = bytes32(modulo(u1 * s));
+            const expected = judge(signature, digest, compressed);
+            for (let round = 0; round < 4; round++)
+              expect(own.verify(signature, digest, own.parse(compressed)!)).toBe(expected);
+          }
+      }
+    }
+  });
+
   test('takes an s of half the order, the highest low one, and none above it', () => {
     const sum = noble.ProjectivePoint.BASE.multiply(777n);
     const r = sum.toAffine().x;
@@ -292,6 +311,13 @@ describe.if(isHere)("weir's own secp256k1", () => {
       found++;
       expect(own.parse(Uint8Array.from([4, ...bytes32(x), ...bytes32(y)]))).not.toBeNull();
       expect(own.parse(Uint8Array.from([4, ...bytes32(x), ...bytes32(PRIME + y)]))).toBeNull();
+      for (const [head, root] of [
+        [2 + Number(y & 1n), y],
+        [3 - Number(y & 1n), PRIME - y],
+      ] as const) {
+        const point = own.parse(Uint8Array.from([head, ...bytes32(x)]));
+        expect(point).toEqual(own.parse(Uint8Array.from([4, ...bytes32(x), ...bytes32(root)])));
+      }
     }
   });
 });
