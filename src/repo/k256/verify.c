@@ -1000,7 +1000,9 @@ struct slot {
 /** One line of the cache: to look for a key touches no slot but its own. */
 struct set {
   u64 tags[WAYS];
-  u64 credits[WAYS];
+  unsigned int credits[WAYS];
+  /** Where to begin to look for a slot to give away. */
+  u64 hand, unused;
 };
 
 /** What outlives a call. Begins at a line of the cache. */
@@ -1032,10 +1034,11 @@ int is_same(struct affine *a, struct affine *b) {
 }
 
 /**
- * The tables of the key, made now if it came often enough and its set has a slot without credit. 0: it has none.
- * A hit gives a slot credit, a key that wants in takes one from all: so keys that come once or twice, be they ever so
- * many, do not drive out one that comes more often than they. Whoever chooses keys to fall into one set makes others
- * slower there, never wrong: all of a key is compared.
+ * The tables of the key, made now if it came often enough and a slot of its set has no credit. 0: it has none.
+ *
+ * A hit gives a slot credit; a key that wants in takes one from each slot that it has to pass over. So keys that come
+ * once or twice, be they ever so many, drive out none, and others only what comes less often than they. Whoever chooses
+ * keys to fall into one set makes it slow there, never wrong: all of a key is compared.
  */
 struct affine *tables_of(struct state *state, struct affine *key) {
   int index = key->x[0] & SETS - 1, way;
@@ -1054,8 +1057,9 @@ struct affine *tables_of(struct state *state, struct affine *key) {
     ++*stranger;
     return 0;
   }
-  int found = -1;
-  for (way = 0; way < WAYS; way++) {
+  int found = -1, passed;
+  for (passed = 0; passed < WAYS && found < 0; passed++) {
+    way = set->hand++ & WAYS - 1;
     if (set->credits[way]) set->credits[way]--;
     else found = way;
   }

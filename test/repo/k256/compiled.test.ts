@@ -380,6 +380,25 @@ describe.if(isHere)('the pool of tables', () => {
     }
   });
 
+  test('gives its slots to keys that come more often, whose turn it becomes', () => {
+    const library = openNew();
+    // Twice as many as there are slots come three times each, at once; then others come again and again.
+    for (let at = 0; at < 2 * SLOTS; at++) {
+      const { signature, digest, compressed } = sign(secretOf(at), digestOf(at));
+      const point = library.parse(compressed)!;
+      for (let round = 0; round < 3; round++) expect(library.verify(signature, digest, point)).toBe(true);
+    }
+    const often = Array.from({ length: 60 }, (_, at) => sign(secretOf(-1 - at), digestOf(at)));
+    const verifyAll = (): void => {
+      for (const { signature, digest, compressed } of often)
+        expect(library.verify(signature, digest, library.parse(compressed)!)).toBe(true);
+    };
+    for (let round = 0; round < 20; round++) verifyAll();
+    const { hits } = library.poolCounts();
+    verifyAll();
+    expect(library.poolCounts().hits).toBe(hits + often.length);
+  });
+
   test('of another library is another one', () => {
     const [first, second] = [openNew(), openNew()];
     const { compressed, digest, signature } = sign(secretOf(3), digestOf(3));
