@@ -30,6 +30,8 @@ export interface PooledK256 extends K256Library {
 const compile = () =>
   cc({
     source: COMPILED_K256_SOURCE,
+    // It needs no library of C, whose development files are on few machines and not in the image.
+    flags: '-nostdlib',
     symbols: {
       is_supported: { args: [], returns: 'i32' },
       state_bytes: { args: [], returns: 'i32' },

@@ -21,6 +21,7 @@ const pointers = <const Count extends 1 | 2 | 3 | 4 | 5 | 6>(count: Count) =>
 const open = () =>
   cc({
     source: COMPILED_K256_SOURCE,
+    flags: '-nostdlib',
     symbols: {
       number_subtract: pointers(3),
       number_read: pointers(2),
