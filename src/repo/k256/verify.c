@@ -223,7 +223,7 @@ u64 seven[4] = {7, 0, 0, 0};
 
 /**
  * (rdi), r8…r11 = r8…r15 modulo p, and returns: 2^256 is 0x1000003d1, so the upper half times that goes on the lower,
- * then what that pushed out above. A carry after that leaves a low number, so that its own fold ends at the second word.
+ * then what that pushed out above. A carry after that leaves a low number, whose own fold ends at the second word.
  */
 #define REDUCE \
   "movq $0x1000003d1, %rdx\n" \
@@ -415,7 +415,7 @@ asm(FUNCTION(scalar_multiply)
 
 /* --- inversion, for both moduli --------------------------------------------------------------------------------- */
 
-/** A number in five signed limbs of 62 bits, the lowest first; the last one has the sign, the others are not negative. */
+/** A number in five limbs of 62 bits, the lowest first; the last one has the sign, the others are not negative. */
 #define LIMBS 5
 #define LIMB_BITS 62
 #define LIMB_MASK 0x3fffffffffffffff
@@ -577,7 +577,7 @@ asm(FUNCTION(apply)
   RESTORE
   "ret\n");
 
-/** The same modulo the modulus, whose magnitude grows by at most half the modulus: |u| + |v| and |q| + |r| are ≤ 2^62. */
+/** The same modulo the modulus. As |u| + |v| and |q| + |r| are ≤ 2^62, d and e grow by half the modulus at most. */
 void apply_modulo(i64 *d, i64 *e, i64 *matrix, struct modulus *modulus);
 asm(FUNCTION(apply_modulo)
   SAVE
@@ -700,7 +700,7 @@ void multiply_and_round(u64 *to, u64 *a, u64 *b) {
   to[3] = 0;
 }
 
-/** scalar = halves[0] + halves[1]·λ modulo n: what is left of (scalar, 0) when the nearest lattice point is taken off */
+/** scalar = halves[0] + halves[1]·λ modulo n: what is left of (scalar, 0) less the nearest point of the lattice */
 void split(struct half *halves, u64 *scalar) {
   u64 c1[4], c2[4], number[4], wide[8];
   multiply_and_round(c1, scalar, lattice_a1_over_order);
@@ -900,8 +900,8 @@ asm(FUNCTION(point_add)
 u64 ratios[ENTRIES(GENERATOR_WINDOW)][4];
 
 /**
- * table[i] = (2·i + 1)·(x, y), all with the one Z that it writes. Twice the point goes along from entry to entry, always
- * brought to the Z of the last one, so that an addition takes seven multiplications; then all go to the last one's Z.
+ * table[i] = (2·i + 1)·(x, y), all with the one Z that it writes. Twice the point goes along from entry to entry, each
+ * time brought to the Z of the last one, so that an addition takes seven multiplications; then all go to the last Z.
  */
 void odd_multiples(struct affine *table, int entries, u64 *x, u64 *y, u64 *z) {
   struct point twice;
@@ -980,7 +980,7 @@ void make_tables(struct affine *tables, int entries, u64 *x, u64 *y) {
 
 /* --- the pool of keys that came before -------------------------------------------------------------------------- */
 
-/** 512 sets of 4: 2.3 MB. */
+/** 512 sets of 4, 2.3 MB: small tables for many keys, as few come often enough for the gain of larger ones. */
 #define SETS 512
 #define WAYS 4
 /** Hits that a slot can have ahead. */
@@ -1085,8 +1085,8 @@ struct term *next_term;
 struct factors factors_beta = {{0xc1396c28719501ee, 0x9cf0497512f58995, 0x6e64479eac3434e9, 0x7ae96a2b657c0710}};
 
 /**
- * Writes the terms of ±(high:low) times the point of that table: odd digits from −2^(window−1) to 2^(window−1), at least
- * `window` bits apart (wNAF).
+ * Writes the terms of ±(high:low) times the point of that table: odd digits from −2^(window−1) to 2^(window−1), at
+ * least `window` bits apart (wNAF).
  */
 void add_terms(u64 low, u64 high, u64 negative, struct affine *table, u64 window, struct factors *factors);
 asm(FUNCTION(add_terms)
