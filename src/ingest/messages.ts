@@ -12,10 +12,11 @@ export type ToWorker =
   | { readonly kind: 'limits'; readonly hostId: number; readonly limits: HostLimits }
   | { readonly kind: 'identified'; readonly answers: readonly IdentityAnswer[] }
   | { readonly kind: 'forget'; readonly did: string }
+  /** The oldest batch that is under way: its memory is the thread's again. */
   | { readonly kind: 'acknowledge'; readonly bytes: number }
   | { readonly kind: 'stop' };
 
-/** Ingest thread → core. Batches come as bare ArrayBuffers (see wire.ts). */
+/** Ingest thread → core. Batches come as bare memory (see wire.ts), shared or transferred (see batch-memory.ts). */
 export type FromWorker =
   | { readonly kind: 'opened'; readonly hostId: number; readonly server: string }
   | { readonly kind: 'closed'; readonly hostId: number; readonly outcome: CloseOutcome }

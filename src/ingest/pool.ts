@@ -67,8 +67,8 @@ const createThread = (
       }),
   };
   const events = deps.lane(thread);
-  worker.onmessage = ({ data }: MessageEvent<ArrayBuffer | FromWorker>) => {
-    if (data instanceof ArrayBuffer) {
+  worker.onmessage = ({ data }: MessageEvent<ArrayBuffer | SharedArrayBuffer | FromWorker>) => {
+    if (data instanceof ArrayBuffer || data instanceof SharedArrayBuffer) {
       events.batch(decodeBatch(data));
       return;
     }

@@ -131,7 +131,7 @@ export interface Ingest extends IngestControl {
   identified(answers: readonly IdentityAnswer[]): void;
   /** Another thread learned something new about the DID: it is asked for again when it is needed. */
   forget(did: string): void;
-  /** Gives back the bytes of a batch that is sequenced. */
+  /** Gives back the bytes of a batch that is sequenced: once for each, in their order; its frames are not read again. */
   acknowledge(bytes: number): void;
   readonly counters: Readonly<IngestCounters>;
   /** Ends all connections; resolves when nothing more will be called. */

@@ -34,13 +34,16 @@ const eventBytes = (event: VerifiedEvent): number =>
   (event.prevData === null ? 0 : DIGEST_BYTES) +
   event.frame.length;
 
-/** Encodes a batch. The buffer is the caller's to transfer. */
-export const encodeBatch = (batch: IngestBatch): ArrayBuffer => {
+/** Encodes a batch into memory that `take` gives: at least as many bytes as it is asked for, whatever is in them. */
+export const encodeBatch = <Memory extends ArrayBufferLike>(
+  batch: IngestBatch,
+  take: (bytes: number) => Memory,
+): Memory => {
   const rejections = batch.rejections.length === 0 ? '' : JSON.stringify(batch.rejections);
   const rejectionsBytes = Buffer.byteLength(rejections);
   let total = BATCH_HEAD_BYTES + PROGRESS_BYTES * batch.progress.length + rejectionsBytes;
   for (let index = 0; index < batch.events.length; index++) total += eventBytes(batch.events[index]!);
-  const memory = new ArrayBuffer(total);
+  const memory = take(total);
   const bytes = Buffer.from(memory);
   bytes.writeUInt32LE(batch.events.length, 0);
   bytes.writeUInt32LE(batch.progress.length, 4);
@@ -106,8 +109,8 @@ export const encodeBatch = (batch: IngestBatch): ArrayBuffer => {
   return memory;
 };
 
-/** Decodes what `encodeBatch` made. Frames are views of the buffer. */
-export const decodeBatch = (memory: ArrayBuffer): IngestBatch => {
+/** Decodes what `encodeBatch` made. Frames are views of the memory. */
+export const decodeBatch = (memory: ArrayBufferLike): IngestBatch => {
   const bytes = Buffer.from(memory);
   const eventCount = bytes.readUInt32LE(0);
   const progressCount = bytes.readUInt32LE(4);

@@ -2,6 +2,7 @@
  * An ingest thread: the same `createIngest` as in the main thread, behind messages.
  */
 import { subscribe } from '../hosts/subscription.ts';
+import { createBatchMemory } from './batch-memory.ts';
 import { createIngest } from './ingest.ts';
 import type { FromWorker, ToWorker, WorkerOptions } from './messages.ts';
 import { encodeBatch } from './wire.ts';
@@ -13,14 +14,16 @@ const COUNTERS_EVERY_MS = 1_000;
 
 const start = (options: WorkerOptions): ((message: ToWorker) => void) => {
   const send = (message: FromWorker): void => self.postMessage(message);
+  const batchMemory = createBatchMemory();
   const ingest = createIngest(
     { ...options, subscribe, nowMs: Date.now },
     {
       opened: (hostId, server) => send({ kind: 'opened', hostId, server }),
       closed: (hostId, outcome) => send({ kind: 'closed', hostId, outcome }),
       batch(batch) {
-        const memory = encodeBatch(batch);
-        self.postMessage(memory, [memory]);
+        const memory = encodeBatch(batch, batchMemory.take);
+        if (memory instanceof ArrayBuffer) self.postMessage(memory, [memory]);
+        else self.postMessage(memory);
       },
       identify: (requests) => send({ kind: 'identify', requests }),
       info: (hostId, name, message) => send({ kind: 'info', hostId, name, message }),
@@ -44,6 +47,7 @@ const start = (options: WorkerOptions): ((message: ToWorker) => void) => {
       case 'forget':
         return ingest.forget(message.did);
       case 'acknowledge':
+        batchMemory.acknowledged();
         return ingest.acknowledge(message.bytes);
       case 'stop':
         clearInterval(timer);

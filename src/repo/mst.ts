@@ -7,7 +7,8 @@
  * touched are encoded and hashed again, and most of those by copying them and putting in the digest of one kid.
  *
  * A digest is named by a number, so that nothing is copied: below ARENA an offset into the CAR's bytes, from ARENA
- * on an offset into the tree's own memory.
+ * on an offset into the tree's own memory. A key is a number, too: its place in a table of bytes. A commit brings some
+ * forty of them, and as many strings would be most of what there is to collect.
  *
  * Source: atproto spec, Repository ("MST Structure") and Sync ("Commit Operation Inversion").
  */
@@ -15,7 +16,6 @@ import {
   isLinkAt,
   LINK_BYTES,
   LINK_PREFIX_BYTES,
-  latin1,
   MAJOR_ARRAY,
   MAJOR_BYTES,
   MAJOR_UNSIGNED,
@@ -36,6 +36,13 @@ export const MAX_NODE_ENTRIES = 1024;
 export const MAX_TREE_HEIGHT = 40;
 
 const ARENA = 0x40000000;
+/** No key. */
+const NONE = -1;
+/** Of the tables of keys, at first; a commit has some 40 keys of 32 bytes. */
+const KEYS = 512;
+const KEY_BYTES = 16_384;
+/** A commit of 2 MB can have keys of 22 MB, each all but the same as the one before: such a table is not kept. */
+const MAX_KEPT_KEY_BYTES = 1_048_576;
 const DIGEST_BYTES = 32;
 /** {k, p, t, v}: map head, four one-letter keys, the heads of k and p, two links. */
 const MAX_ENTRY_OVERHEAD_BYTES = 1 + 4 * 2 + 3 + 3 + 2 * LINK_BYTES;
@@ -60,13 +67,13 @@ interface Node {
   start: number;
   end: number;
   height: number;
-  keys: string[];
+  keys: number[];
   values: number[];
   /** kids[i] holds what comes before keys[i]; the last one what comes after all. */
   kids: Kid[];
 }
 
-const fresh = (height: number, keys: string[], values: number[], kids: Kid[]): Node => ({
+const fresh = (height: number, keys: number[], values: number[], kids: Kid[]): Node => ({
   dirty: true,
   reshaped: true,
   digest: 0,
@@ -82,11 +89,8 @@ const fresh = (height: number, keys: string[], values: number[], kids: Kid[]): N
 const keyDigest = new Uint8Array(DIGEST_BYTES);
 const nodeDigest = new Uint8Array(DIGEST_BYTES);
 
-/**
- * The height of a key: leading zero bits of its sha-256, in pairs (fan-out 4). The key is ASCII; a string is hashed
- * as it is, which saves a view.
- */
-export function keyHeight(key: string): number {
+/** The height of a key (ASCII): leading zero bits of its sha-256, in pairs (fan-out 4). */
+export function keyHeight(key: string | Uint8Array): number {
   Bun.SHA256.hash(key, keyDigest);
   let height = 0;
   for (let index = 0; index < 32; index++) {
@@ -100,24 +104,18 @@ export function keyHeight(key: string): number {
   return height;
 }
 
-/** How many leading bytes two keys share. */
-export function sharedPrefixLength(a: string, b: string): number {
-  const max = Math.min(a.length, b.length);
+/** How many leading bytes the keys at bytes[a, aEnd) and bytes[b, bEnd) share. */
+export function sharedPrefixLength(
+  bytes: Uint8Array,
+  a: number,
+  aEnd: number,
+  b: number,
+  bEnd: number,
+): number {
+  const max = Math.min(aEnd - a, bEnd - b);
   let length = 0;
-  while (length < max && a.charCodeAt(length) === b.charCodeAt(length)) length++;
+  while (length < max && bytes[a + length] === bytes[b + length]) length++;
   return length;
-}
-
-/** Index of the first key that is not below `key`. */
-function lowerBound(keys: string[], key: string): number {
-  let low = 0;
-  let high = keys.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (keys[middle]! < key) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 /** An op to be undone. */
@@ -140,7 +138,12 @@ export class PartialTree {
   #arena = new Uint8Array(256 * DIGEST_BYTES);
   #arenaEnd = 0;
   #scratch = new Uint8Array(16_384);
+  /** The key being read, and views of its first bytes, each made when a key has that length. */
   readonly #key = new Uint8Array(MAX_KEY_LENGTH);
+  readonly #keyViews: (Uint8Array | undefined)[] = [];
+  #keyBytes = new Uint8Array(KEY_BYTES);
+  #keyEnds = new Int32Array(KEYS);
+  #keyCount = 0;
   #left: Kid = ABSENT;
   #right: Kid = ABSENT;
 
@@ -154,7 +157,9 @@ export class PartialTree {
     this.#visited = 0;
     this.#problem = '';
     this.#arenaEnd = 0;
-    this.#root = this.#load(rootDigestAt, -1, '', '');
+    this.#keyCount = 0;
+    if (this.#keyBytes.length > MAX_KEPT_KEY_BYTES) this.#keyBytes = new Uint8Array(KEY_BYTES);
+    this.#root = this.#load(rootDigestAt, -1, NONE, NONE);
     return this.#verdict();
   }
 
@@ -167,8 +172,78 @@ export class PartialTree {
     return ABSENT;
   }
 
-  /** `height` −1: the root. `low` and `high` are the keys around the node, '' = none. */
-  #load(digestAt: number, height: number, low: string, high: string): Kid {
+  // --- keys: key n is #keyBytes[#keyEnds[n − 1], #keyEnds[n]) -------------------------------------------------------
+
+  #keyStart(key: number): number {
+    return key === 0 ? 0 : this.#keyEnds[key - 1]!;
+  }
+
+  /** Takes the key into the table: `length` bytes, or characters of ASCII. Its number. */
+  #addKey(source: Uint8Array | string, length: number): number {
+    const key = this.#keyCount;
+    const start = this.#keyStart(key);
+    if (key === this.#keyEnds.length) {
+      const more = new Int32Array(key * 2);
+      more.set(this.#keyEnds);
+      this.#keyEnds = more;
+    }
+    if (start + length > this.#keyBytes.length) {
+      const more = new Uint8Array(Math.max(this.#keyBytes.length * 2, start + length));
+      more.set(this.#keyBytes);
+      this.#keyBytes = more;
+    }
+    const bytes = this.#keyBytes;
+    if (typeof source === 'string')
+      for (let index = 0; index < length; index++) bytes[start + index] = source.charCodeAt(index);
+    else for (let index = 0; index < length; index++) bytes[start + index] = source[index]!;
+    this.#keyEnds[key] = start + length;
+    this.#keyCount = key + 1;
+    return key;
+  }
+
+  /** Below 0: `a` comes first; 0: they are the same. */
+  #compareKeys(a: number, b: number): number {
+    const bytes = this.#keyBytes;
+    const aStart = this.#keyStart(a);
+    const aEnd = this.#keyEnds[a]!;
+    const bStart = this.#keyStart(b);
+    const bEnd = this.#keyEnds[b]!;
+    const shared = sharedPrefixLength(bytes, aStart, aEnd, bStart, bEnd);
+    if (aStart + shared < aEnd && bStart + shared < bEnd)
+      return bytes[aStart + shared]! - bytes[bStart + shared]!;
+    return aEnd - aStart - (bEnd - bStart);
+  }
+
+  /** Index of the first key that is not below `key`. */
+  #lowerBound(keys: readonly number[], key: number): number {
+    let low = 0;
+    let high = keys.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#compareKeys(keys[middle]!, key) < 0) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  #holdsAt(keys: readonly number[], index: number, key: number): boolean {
+    return index < keys.length && this.#compareKeys(keys[index]!, key) === 0;
+  }
+
+  /** Height of the key that is the first `length` bytes of #key. */
+  #heightOfRead(length: number): number {
+    let view = this.#keyViews[length];
+    if (view === undefined) {
+      view = this.#key.subarray(0, length);
+      this.#keyViews[length] = view;
+    }
+    return keyHeight(view);
+  }
+
+  // --- nodes --------------------------------------------------------------------------------------------------------
+
+  /** `height` −1: the root. `low` and `high` are the keys around the node. */
+  #load(digestAt: number, height: number, low: number, high: number): Kid {
     const bytes = this.#bytes;
     const block = this.#blocks!.find(bytes, digestAt);
     if (block < 0) return digestAt;
@@ -198,7 +273,7 @@ export class PartialTree {
     }
     if (count > MAX_NODE_ENTRIES) return this.#fail('too many entries');
 
-    const keys: string[] = [];
+    const keys: number[] = [];
     const values: number[] = [];
     /** Digests at first; those that are present take their places. */
     const kids: Kid[] = [ABSENT];
@@ -250,13 +325,12 @@ export class PartialTree {
         key[prefixLength + next] = byte;
       }
       keyLength = length;
-      const word = latin1(key, 0, length);
-      const ownHeight = keyHeight(word);
+      const ownHeight = this.#heightOfRead(length);
       if (height < 0) {
         height = ownHeight;
         if (height > MAX_TREE_HEIGHT) return this.#fail('tree too high');
       } else if (ownHeight !== height) return this.#fail('key at the wrong height');
-      keys.push(word);
+      keys.push(this.#addKey(key, length));
 
       if (bytes[at] !== 0x61 || bytes[at + 1] !== 0x74) return this.#fail('not an entry');
       at += 2;
@@ -290,8 +364,9 @@ export class PartialTree {
         height = 0;
       } else if (kids[0] === ABSENT) return this.#fail('empty node');
     } else {
-      if (low !== '' && keys[0]! <= low) return this.#fail('keys not sorted');
-      if (high !== '' && keys[count - 1]! >= high) return this.#fail('keys not sorted');
+      if (low !== NONE && this.#compareKeys(keys[0]!, low) <= 0) return this.#fail('keys not sorted');
+      if (high !== NONE && this.#compareKeys(keys[count - 1]!, high) >= 0)
+        return this.#fail('keys not sorted');
     }
 
     for (let index = 0; index <= count; index++) {
@@ -322,10 +397,11 @@ export class PartialTree {
 
   /** Name of the digest that the tree holds at `path`; ABSENT or UNPROVEN. */
   find(path: string): number {
+    const key = this.#addKey(path, path.length);
     let node = this.#root;
     while (typeof node !== 'number') {
-      const index = lowerBound(node.keys, path);
-      if (node.keys[index] === path) return node.values[index]!;
+      const index = this.#lowerBound(node.keys, key);
+      if (this.#holdsAt(node.keys, index, key)) return node.values[index]!;
       node = node.kids[index]!;
     }
     return node === ABSENT ? ABSENT : UNPROVEN;
@@ -357,7 +433,7 @@ export class PartialTree {
     for (let index = 0; index < ops.length && this.#problem === ''; index++) {
       const op = ops[index]!;
       if (op.cid === null) continue;
-      if (op.prev === null) this.#remove(this.#root, op.path);
+      if (op.prev === null) this.#remove(this.#root, this.#addKey(op.path, op.path.length));
       else this.#replace(op.path, this.#keep(op.prev));
     }
     if (this.#problem !== '') return this.#verdict();
@@ -392,6 +468,7 @@ export class PartialTree {
 
   #insert(path: string, value: number): void {
     const height = keyHeight(path);
+    const key = this.#addKey(path, path.length);
     if (height > MAX_TREE_HEIGHT) {
       this.#fail('tree too high');
       return;
@@ -409,11 +486,11 @@ export class PartialTree {
     this.#root = node;
     for (;;) {
       node.dirty = true;
-      const index = lowerBound(node.keys, path);
+      const index = this.#lowerBound(node.keys, key);
       if (node.height === height) {
         node.reshaped = true;
-        this.#split(node.kids[index]!, path);
-        node.keys.splice(index, 0, path);
+        this.#split(node.kids[index]!, key);
+        node.keys.splice(index, 0, key);
         node.values.splice(index, 0, value);
         node.kids.splice(index, 1, this.#left, this.#right);
         return;
@@ -432,17 +509,17 @@ export class PartialTree {
     }
   }
 
-  /** Parts a subtree in #left and #right of `path`, which it does not hold. */
-  #split(node: Kid, path: string): void {
+  /** Parts a subtree in #left and #right of `key`, which it does not hold. */
+  #split(node: Kid, key: number): void {
     if (typeof node === 'number') {
       if (node !== ABSENT) this.#fail('a node needed is not in the blocks');
       this.#left = ABSENT;
       this.#right = ABSENT;
       return;
     }
-    const index = lowerBound(node.keys, path);
+    const index = this.#lowerBound(node.keys, key);
     const kid = node.kids[index]!;
-    this.#split(kid, path);
+    this.#split(kid, key);
     const left = this.#left;
     const right = this.#right;
     if (index === node.keys.length && right === ABSENT) {
@@ -470,14 +547,14 @@ export class PartialTree {
           ]);
   }
 
-  #remove(node: Kid, path: string): void {
+  #remove(node: Kid, key: number): void {
     if (typeof node === 'number') {
       this.#fail('a node needed is not in the blocks');
       return;
     }
     node.dirty = true;
-    const index = lowerBound(node.keys, path);
-    if (node.keys[index] === path) {
+    const index = this.#lowerBound(node.keys, key);
+    if (this.#holdsAt(node.keys, index, key)) {
       node.reshaped = true;
       const merged = this.#merge(node.kids[index]!, node.kids[index + 1]!);
       node.keys.splice(index, 1);
@@ -487,7 +564,7 @@ export class PartialTree {
     }
     const kid = node.kids[index]!;
     if (kid === ABSENT) throw new Error('a key to remove is not in the tree');
-    this.#remove(kid, path);
+    this.#remove(kid, key);
     if (typeof kid !== 'number' && kid.keys.length === 0 && kid.kids[0] === ABSENT) {
       node.kids[index] = ABSENT;
       node.reshaped = true;
@@ -509,11 +586,12 @@ export class PartialTree {
   }
 
   #replace(path: string, value: number): void {
+    const key = this.#addKey(path, path.length);
     let node = this.#root;
     while (typeof node !== 'number') {
       node.dirty = true;
-      const index = lowerBound(node.keys, path);
-      if (node.keys[index] === path) {
+      const index = this.#lowerBound(node.keys, key);
+      if (this.#holdsAt(node.keys, index, key)) {
         node.values[index] = value;
         node.reshaped = true;
         return;
@@ -538,7 +616,8 @@ export class PartialTree {
     for (let index = 0; index <= count; index++) {
       const kid = node.kids[index]!;
       if (typeof kid !== 'number' && kid.dirty) this.#encode(kid);
-      if (node.reshaped && index < count) room += node.keys[index]!.length;
+      if (node.reshaped && index < count)
+        room += this.#keyEnds[node.keys[index]!]! - this.#keyStart(node.keys[index]!);
     }
     if (room > this.#scratch.length) this.#scratch = new Uint8Array(room * 2);
     const length = node.reshaped ? this.#writeNode(node) : this.#copyNode(node);
@@ -573,15 +652,18 @@ export class PartialTree {
     target[1] = 0x61;
     target[2] = 0x65;
     let at = writeHead(target, 3, MAJOR_ARRAY, count);
-    let before = '';
+    const keyBytes = this.#keyBytes;
+    let beforeStart = 0;
+    let beforeEnd = 0;
     for (let index = 0; index < count; index++) {
-      const key = node.keys[index]!;
-      const prefixLength = sharedPrefixLength(before, key);
+      const start = this.#keyStart(node.keys[index]!);
+      const end = this.#keyEnds[node.keys[index]!]!;
+      const prefixLength = sharedPrefixLength(keyBytes, beforeStart, beforeEnd, start, end);
       target[at++] = 0xa4;
       target[at++] = 0x61;
       target[at++] = 0x6b;
-      at = writeHead(target, at, MAJOR_BYTES, key.length - prefixLength);
-      for (let next = prefixLength; next < key.length; next++) target[at++] = key.charCodeAt(next);
+      at = writeHead(target, at, MAJOR_BYTES, end - start - prefixLength);
+      for (let next = start + prefixLength; next < end; next++) target[at++] = keyBytes[next]!;
       target[at++] = 0x61;
       target[at++] = 0x70;
       at = writeHead(target, at, MAJOR_UNSIGNED, prefixLength);
@@ -591,7 +673,8 @@ export class PartialTree {
       target[at++] = 0x61;
       target[at++] = 0x76;
       at = this.#writeLink(node.values[index]!, at);
-      before = key;
+      beforeStart = start;
+      beforeEnd = end;
     }
     target[at++] = 0x61;
     target[at++] = 0x6c;

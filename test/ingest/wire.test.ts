@@ -79,7 +79,23 @@ describe('a batch on its way between threads', () => {
   test('comes out as it went in, whatever is in it', () => {
     fc.assert(
       fc.property(batch, (given) => {
-        expect(plain(decodeBatch(encodeBatch(given)))).toEqual(plain(given));
+        const memory = encodeBatch(given, (bytes) => new ArrayBuffer(bytes));
+        expect(plain(decodeBatch(memory))).toEqual(plain(given));
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test('comes out as it went in from memory that held another one', () => {
+    const memory = new SharedArrayBuffer(64 * 1024);
+    fc.assert(
+      fc.property(batch, batch, (before, given) => {
+        encodeBatch(before, () => memory);
+        encodeBatch(given, (bytes) => {
+          expect(bytes).toBeLessThanOrEqual(memory.byteLength);
+          return memory;
+        });
+        expect(plain(decodeBatch(memory))).toEqual(plain(given));
       }),
       { numRuns: 300 },
     );
