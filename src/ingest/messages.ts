@@ -16,8 +16,10 @@ export type ToWorker =
   | { readonly kind: 'acknowledge'; readonly bytes: number }
   | { readonly kind: 'stop' };
 
-/** Ingest thread → core. Batches come as bare memory (see wire.ts), shared or transferred (see batch-memory.ts). */
+/** Ingest thread → core. A batch that has memory of its own comes as a bare ArrayBuffer (see wire.ts). */
 export type FromWorker =
+  /** In the piece of that number, which comes with the first batch in it (see batch-memory.ts). */
+  | { readonly kind: 'batch'; readonly number: number; readonly memory: SharedArrayBuffer | null }
   | { readonly kind: 'opened'; readonly hostId: number; readonly server: string }
   | { readonly kind: 'closed'; readonly hostId: number; readonly outcome: CloseOutcome }
   | { readonly kind: 'identify'; readonly requests: readonly IdentityRequest[] }

@@ -42,6 +42,8 @@ const createThread = (
   let stopped: (() => void) | null = null;
   let gone = false;
   let wasTold = false;
+  /** Memory that batches come in, by number. */
+  const pieces: SharedArrayBuffer[] = [];
   const thread: Ingest = {
     connect: (command) => send({ kind: 'connect', command }),
     disconnect: (hostId) => send({ kind: 'disconnect', hostId }),
@@ -67,12 +69,15 @@ const createThread = (
       }),
   };
   const events = deps.lane(thread);
-  worker.onmessage = ({ data }: MessageEvent<ArrayBuffer | SharedArrayBuffer | FromWorker>) => {
-    if (data instanceof ArrayBuffer || data instanceof SharedArrayBuffer) {
+  worker.onmessage = ({ data }: MessageEvent<ArrayBuffer | FromWorker>) => {
+    if (data instanceof ArrayBuffer) {
       events.batch(decodeBatch(data));
       return;
     }
     switch (data.kind) {
+      case 'batch':
+        if (data.memory !== null) pieces[data.number] = data.memory;
+        return events.batch(decodeBatch(pieces[data.number]!));
       case 'opened':
         return events.opened(data.hostId, data.server);
       case 'closed':

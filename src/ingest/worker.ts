@@ -2,7 +2,7 @@
  * An ingest thread: the same `createIngest` as in the main thread, behind messages.
  */
 import { subscribe } from '../hosts/subscription.ts';
-import { createBatchMemory } from './batch-memory.ts';
+import { createBatchMemory, type Piece } from './batch-memory.ts';
 import { createIngest } from './ingest.ts';
 import type { FromWorker, ToWorker, WorkerOptions } from './messages.ts';
 import { encodeBatch } from './wire.ts';
@@ -15,15 +15,25 @@ const COUNTERS_EVERY_MS = 1_000;
 const start = (options: WorkerOptions): ((message: ToWorker) => void) => {
   const send = (message: FromWorker): void => self.postMessage(message);
   const batchMemory = createBatchMemory();
+  const sentOver = new Set<Piece>();
+  const sendPiece = (piece: Piece): void => {
+    const { number, memory } = piece;
+    send({ kind: 'batch', number, memory: sentOver.has(piece) ? null : memory });
+    sentOver.add(piece);
+  };
   const ingest = createIngest(
     { ...options, subscribe, nowMs: Date.now },
     {
       opened: (hostId, server) => send({ kind: 'opened', hostId, server }),
       closed: (hostId, outcome) => send({ kind: 'closed', hostId, outcome }),
       batch(batch) {
-        const memory = encodeBatch(batch, batchMemory.take);
+        let piece: Piece | null = null;
+        const memory = encodeBatch(batch, (bytes) => {
+          piece = batchMemory.take(bytes);
+          return piece === null ? new ArrayBuffer(bytes) : piece.memory;
+        });
         if (memory instanceof ArrayBuffer) self.postMessage(memory, [memory]);
-        else self.postMessage(memory);
+        else sendPiece(piece!);
       },
       identify: (requests) => send({ kind: 'identify', requests }),
       info: (hostId, name, message) => send({ kind: 'info', hostId, name, message }),

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'bun:test';
 import fc from 'fast-check';
-import { createBatchMemory, MAX_PIECES, PIECE_BYTES } from '../../src/ingest/batch-memory.ts';
+import { createBatchMemory, MAX_PIECES, PIECE_BYTES, type Piece } from '../../src/ingest/batch-memory.ts';
 
 describe('the memory of batches', () => {
   test('is never that of a batch which is still under way, and never more than its bound', () => {
@@ -11,8 +11,8 @@ describe('the memory of batches', () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
         const batches = createBatchMemory();
-        const underWay: (ArrayBuffer | SharedArrayBuffer)[] = [];
-        const shared = new Set<SharedArrayBuffer>();
+        const underWay: (Piece | null)[] = [];
+        const memories = new Map<number, SharedArrayBuffer>();
         for (const each of steps) {
           if (each === 'acknowledged') {
             if (underWay.length === 0) continue;
@@ -20,13 +20,18 @@ describe('the memory of batches', () => {
             batches.acknowledged();
             continue;
           }
-          const memory = batches.take(each);
-          expect(memory.byteLength).toBeGreaterThanOrEqual(each);
-          expect(underWay).not.toContain(memory);
-          if (memory instanceof SharedArrayBuffer) shared.add(memory);
-          underWay.push(memory);
+          const piece = batches.take(each);
+          if (piece !== null) {
+            expect(piece.memory.byteLength).toBeGreaterThanOrEqual(each);
+            expect(underWay).not.toContain(piece);
+            // A number means the same memory for good.
+            expect(memories.get(piece.number) ?? piece.memory).toBe(piece.memory);
+            memories.set(piece.number, piece.memory);
+          }
+          underWay.push(piece);
         }
-        expect(shared.size).toBeLessThanOrEqual(MAX_PIECES);
+        expect(memories.size).toBeLessThanOrEqual(MAX_PIECES);
+        expect(new Set(memories.values()).size).toBe(memories.size);
       }),
       { numRuns: 300 },
     );
@@ -35,23 +40,21 @@ describe('the memory of batches', () => {
   test('is used again once its batch is acknowledged', () => {
     const batches = createBatchMemory();
     const first = batches.take(1);
+    expect(first).not.toBeNull();
     batches.acknowledged();
     expect(batches.take(PIECE_BYTES)).toBe(first);
   });
 
-  test('is new and of the right size for what is large, or when all pieces are under way', () => {
+  test('is not given for what is large, nor when all pieces are under way', () => {
     const batches = createBatchMemory();
-    expect(batches.take(PIECE_BYTES + 1)).toBeInstanceOf(ArrayBuffer);
-    for (let piece = 0; piece < MAX_PIECES; piece++)
-      expect(batches.take(1)).toBeInstanceOf(SharedArrayBuffer);
-    const more = batches.take(1_000);
-    expect(more).toBeInstanceOf(ArrayBuffer);
-    expect(more.byteLength).toBe(1_000);
+    expect(batches.take(PIECE_BYTES + 1)).toBeNull();
+    for (let piece = 0; piece < MAX_PIECES; piece++) expect(batches.take(1)).not.toBeNull();
+    expect(batches.take(1)).toBeNull();
     // The large one, then a piece.
     batches.acknowledged();
-    expect(batches.take(1)).toBeInstanceOf(ArrayBuffer);
+    expect(batches.take(1)).toBeNull();
     batches.acknowledged();
-    expect(batches.take(1)).toBeInstanceOf(SharedArrayBuffer);
+    expect(batches.take(1)).not.toBeNull();
   });
 
   test('knows when more is acknowledged than was taken', () => {
