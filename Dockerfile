@@ -4,9 +4,9 @@
 #   docker build -t weir .
 #   docker run -d --name weir -p 2470:2470 -p 127.0.0.1:2471:2471 -v weir:/data --stop-timeout 30 weir
 #
-# As it stands it is for linux/amd64, with the libsecp256k1 inside the package secp256k1. With Debian's in the last stage
-# (`apt-get install -y --no-install-recommends libsecp256k1-1`, or -2) signatures take a fifth less, and it is for
-# linux/arm64, too.
+# As it stands it is for linux/amd64, where weir's own code verifies signatures, and the libsecp256k1 inside the package
+# secp256k1 on processors older than that code is for. With Debian's in the last stage
+# (`apt-get install -y --no-install-recommends libsecp256k1-1`, or -2) it is for linux/arm64, too.
 # .ci/dockerfile-steps.ts does what this file says without a container engine, and fails when it cannot.
 
 FROM oven/bun:1.4.5-slim AS packages

@@ -170,7 +170,7 @@ const compose = async (
   stopAll: () => Promise<void>,
   signal: AbortSignal,
 ): Promise<Relay> => {
-  logger.debug('signatures of secp256k1 are verified', { by: k256().name });
+  logger.info('signatures of secp256k1 are verified', { by: k256().name });
   const nowMs = Date.now;
   const startedAtMs = nowMs();
   const { compression, dictionaries } = loadCompression(config.jetstreamZstdDictionary, logger);

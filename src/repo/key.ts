@@ -1,7 +1,7 @@
 /**
  * Signing keys, ready to verify with.
  *
- * secp256k1 goes to libsecp256k1 (which itself refuses high-S signatures), P-256 through node:crypto, with low-S
+ * secp256k1 goes to `k256` (which itself refuses high-S signatures), P-256 through node:crypto, with low-S
  * enforced here. Source: atproto spec, Cryptography.
  */
 import { createPublicKey, type KeyObject, verify as verifyWithKey } from 'node:crypto';
