@@ -4,8 +4,9 @@
  * simulated network plays a recording at it; a consumer reads the firehose and checks that seqs have no gap.
  *
  * The baseline is the least that any relay has to do: scanning and verifying the same frames in a loop, on one thread of
- * the same machine. On a machine shared with others it swings by half within minutes, so it is measured before and after
- * each case, and the middle counts. The ratio to it holds better than events per second.
+ * the same machine; as weir does it, and with the signatures left to the libsecp256k1 of the package, which stays what it
+ * is while weir changes. On a machine shared with others it swings by half within minutes, so it is measured before and
+ * after each case, and the middle counts. The ratio to it holds better than events per second.
  *
  * bun bench/ingest.ts [case…]      cases: see CASES below; all by default
  */
@@ -15,6 +16,7 @@ import { createNetwork } from '../simulator/network.ts';
 import { cachedRecording, type MakeOptions, type Recording } from '../simulator/recording.ts';
 import { scanFrame } from '../src/firehose/scan.ts';
 import { KIND } from '../src/firehose/types.ts';
+import { type K256Library, k256, k256Libraries } from '../src/repo/k256.ts';
 import { createSigningKey } from '../src/repo/key.ts';
 import type { SigningKey } from '../src/repo/types.ts';
 import { verifyCommit } from '../src/repo/verify.ts';
@@ -43,7 +45,7 @@ const WARM_UP = { events: 15_000, rate: 2_500 };
 const FLOOR_FRAMES = 6_000;
 /** The compiler's own time is in them. */
 const FLOOR_WARM_UP_ROUNDS = 5;
-const FLOOR_ROUNDS = 8;
+const FLOOR_ROUNDS = 4;
 
 const recordingFor = (hosts: number): MakeOptions => ({
   hosts,
@@ -55,25 +57,49 @@ const recordingFor = (hosts: number): MakeOptions => ({
   largeRepoShare: 0.005,
 });
 
-/**
- * Answers, each time it is called, the microseconds of CPU that some rounds took to scan and verify one of the
- * recording's commits.
- */
-const verificationFloor = async (recording: Recording): Promise<() => number[]> => {
+const digest = new Uint8Array(32);
+/** A key that leaves signatures of secp256k1 to that library. */
+const keyBy = (library: K256Library, type: SigningKey['type'], compressed: Uint8Array): SigningKey => {
+  if (type === 'p256') return createSigningKey(type, compressed)!;
+  const point = library.parse(compressed)!;
+  return {
+    type,
+    verify(message, signature) {
+      Bun.SHA256.hash(message, digest);
+      return library.verify(signature, digest, point);
+    },
+  };
+};
+
+/** Microseconds of CPU to scan and verify one of the recording's commits, by round. */
+interface Floors {
+  /** As weir does it. */
+  readonly own: readonly number[];
+  readonly byPackage: readonly number[];
+}
+
+/** What is the same on each machine of a kind, whatever weir does: the library in the package's own file. */
+const packagedLibrary =
+  [...k256Libraries()].find((library) => library?.name.endsWith('.node') === true) ?? k256();
+
+/** Measures some rounds each time it is called. */
+const verificationFloor = async (recording: Recording): Promise<() => Floors> => {
   const network = await createNetwork({ ...recording.options, ledgerEntries: 0 });
-  const keys = new Map<string, SigningKey>();
+  const ownKeys = new Map<string, SigningKey>();
+  const packageKeys = new Map<string, SigningKey>();
   const frames: Uint8Array[] = [];
   for (let event = WARM_UP.events; frames.length < FLOOR_FRAMES && event < recording.events; event++) {
     const bytes = recording.frameAt(event);
     const frame = scanFrame(bytes);
     if (!frame.ok || frame.kind !== KIND.commit) continue;
     frames.push(bytes.slice());
-    if (keys.has(frame.did)) continue;
+    if (ownKeys.has(frame.did)) continue;
     const key = keyOf(network.find(frame.did)!, recording.options.seed ?? 1);
-    keys.set(frame.did, createSigningKey(key.type, key.publicKey)!);
+    ownKeys.set(frame.did, createSigningKey(key.type, key.publicKey)!);
+    packageKeys.set(frame.did, keyBy(packagedLibrary, key.type, key.publicKey));
   }
   const options = { nowMs: Date.now(), validation: 'strict', firstCommit: true } as const;
-  const round = (): number => {
+  const round = (keys: ReadonlyMap<string, SigningKey>): number => {
     // CPU time and not the clock: other things may run on this machine.
     const before = process.cpuUsage();
     for (const bytes of frames) {
@@ -85,14 +111,23 @@ const verificationFloor = async (recording: Recording): Promise<() => number[]> 
     const { user, system } = process.cpuUsage(before);
     return (user + system) / frames.length;
   };
-  for (let count = 0; count < FLOOR_WARM_UP_ROUNDS; count++) round();
-  return () => Array.from({ length: FLOOR_ROUNDS }, round);
+  const rounds = (count: number): Floors => {
+    const own: number[] = [];
+    const byPackage: number[] = [];
+    for (; count > 0; count--) {
+      own.push(round(ownKeys));
+      byPackage.push(round(packageKeys));
+    }
+    return { own, byPackage };
+  };
+  rounds(FLOOR_WARM_UP_ROUNDS);
+  return () => rounds(FLOOR_ROUNDS);
 };
 
 const run = async (
   name: string,
   { hosts, workers, rate, events }: Case,
-  verification: () => number[],
+  verification: () => Floors,
 ): Promise<void> =>
   withDirectory(async (dataDir) => {
     const floorsBefore = verification();
@@ -161,8 +196,10 @@ const run = async (
     await drain.stop();
     await weir.stop();
     await simulator.stop();
-    const floors = [...floorsBefore, ...verification()];
+    const floorsAfter = verification();
+    const floors = [...floorsBefore.own, ...floorsAfter.own];
     const floorUs = percentile(floors, 0.5);
+    const packageUs = percentile([...floorsBefore.byPackage, ...floorsAfter.byPackage], 0.5);
 
     const elapsedMs = until.atMs - from.atMs;
     const measured = until.frames - from.frames;
@@ -180,6 +217,10 @@ const run = async (
     console.log(
       `  ${perEventUs.toFixed(1)} µs of CPU per event = ${(perEventUs / floorUs).toFixed(2)} × verification alone (${floorUs.toFixed(1)} µs; ${percentile(floors, 0).toFixed(0)} to ${percentile(floors, 1).toFixed(0)})` +
         `; throughput is ${((perSecond * floorUs) / 1e4).toFixed(0)} % of what one core could verify`,
+    );
+    console.log(
+      `  = ${(perEventUs / packageUs).toFixed(2)} × verification by the package's libsecp256k1 (${packageUs.toFixed(1)} µs), ` +
+        `${((perSecond * packageUs) / 1e4).toFixed(0)} % of what one core could verify by it`,
     );
     console.log(
       `  RSS ${percentile(residentMb, 0.5).toFixed(0)} MB in the middle, ${percentile(residentMb, 1).toFixed(0)} at most (connected and idle ${idleMb.toFixed(0)}, ever ${peakMb.toFixed(0)})` +
@@ -204,7 +245,7 @@ for (const name of names)
     process.exit(2);
   }
 console.log(`ingest · ${machineLine()}`);
-const floors = new Map<number, () => number[]>();
+const floors = new Map<number, () => Floors>();
 for (const [name, each] of Object.entries(CASES)) {
   if (names.length > 0 && !names.includes(name)) continue;
   if (!floors.has(each.hosts)) {
