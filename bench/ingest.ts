@@ -16,8 +16,8 @@ import { createNetwork } from '../simulator/network.ts';
 import { cachedRecording, type MakeOptions, type Recording } from '../simulator/recording.ts';
 import { scanFrame } from '../src/firehose/scan.ts';
 import { KIND } from '../src/firehose/types.ts';
-import { type K256Library, k256, k256Libraries } from '../src/repo/k256.ts';
-import { createSigningKey } from '../src/repo/key.ts';
+import { openPackagedK256 } from '../src/repo/k256.ts';
+import { createK256Key, createSigningKey } from '../src/repo/key.ts';
 import type { SigningKey } from '../src/repo/types.ts';
 import { verifyCommit } from '../src/repo/verify.ts';
 import { cpuBetween, cpuByThread, cpuOf, loadLine, machineLine, memoryOf, percentile } from './machine.ts';
@@ -57,35 +57,19 @@ const recordingFor = (hosts: number): MakeOptions => ({
   largeRepoShare: 0.005,
 });
 
-const digest = new Uint8Array(32);
-/** A key that leaves signatures of secp256k1 to that library. */
-const keyBy = (library: K256Library, type: SigningKey['type'], compressed: Uint8Array): SigningKey => {
-  if (type === 'p256') return createSigningKey(type, compressed)!;
-  const point = library.parse(compressed)!;
-  return {
-    type,
-    verify(message, signature) {
-      Bun.SHA256.hash(message, digest);
-      return library.verify(signature, digest, point);
-    },
-  };
-};
-
 /** Microseconds of CPU to scan and verify one of the recording's commits, by round. */
 interface Floors {
   /** As weir does it. */
   readonly own: readonly number[];
+  /** None where the package has no library for this machine. */
   readonly byPackage: readonly number[];
 }
-
-/** What is the same on each machine of a kind, whatever weir does: the library in the package's own file. */
-const packagedLibrary =
-  [...k256Libraries()].find((library) => library?.name.endsWith('.node') === true) ?? k256();
 
 /** Measures some rounds each time it is called. */
 const verificationFloor = async (recording: Recording): Promise<() => Floors> => {
   const network = await createNetwork({ ...recording.options, ledgerEntries: 0 });
   const ownKeys = new Map<string, SigningKey>();
+  const packaged = openPackagedK256();
   const packageKeys = new Map<string, SigningKey>();
   const frames: Uint8Array[] = [];
   for (let event = WARM_UP.events; frames.length < FLOOR_FRAMES && event < recording.events; event++) {
@@ -95,8 +79,10 @@ const verificationFloor = async (recording: Recording): Promise<() => Floors> =>
     frames.push(bytes.slice());
     if (ownKeys.has(frame.did)) continue;
     const key = keyOf(network.find(frame.did)!, recording.options.seed ?? 1);
-    ownKeys.set(frame.did, createSigningKey(key.type, key.publicKey)!);
-    packageKeys.set(frame.did, keyBy(packagedLibrary, key.type, key.publicKey));
+    const own = createSigningKey(key.type, key.publicKey)!;
+    ownKeys.set(frame.did, own);
+    if (packaged !== null)
+      packageKeys.set(frame.did, key.type === 'k256' ? createK256Key(packaged, key.publicKey)! : own);
   }
   const options = { nowMs: Date.now(), validation: 'strict', firstCommit: true } as const;
   const round = (keys: ReadonlyMap<string, SigningKey>): number => {
@@ -116,7 +102,7 @@ const verificationFloor = async (recording: Recording): Promise<() => Floors> =>
     const byPackage: number[] = [];
     for (; count > 0; count--) {
       own.push(round(ownKeys));
-      byPackage.push(round(packageKeys));
+      if (packaged !== null) byPackage.push(round(packageKeys));
     }
     return { own, byPackage };
   };
@@ -199,7 +185,8 @@ const run = async (
     const floorsAfter = verification();
     const floors = [...floorsBefore.own, ...floorsAfter.own];
     const floorUs = percentile(floors, 0.5);
-    const packageUs = percentile([...floorsBefore.byPackage, ...floorsAfter.byPackage], 0.5);
+    const packageFloors = [...floorsBefore.byPackage, ...floorsAfter.byPackage];
+    const packageUs = percentile(packageFloors, 0.5);
 
     const elapsedMs = until.atMs - from.atMs;
     const measured = until.frames - from.frames;
@@ -218,10 +205,11 @@ const run = async (
       `  ${perEventUs.toFixed(1)} µs of CPU per event = ${(perEventUs / floorUs).toFixed(2)} × verification alone (${floorUs.toFixed(1)} µs; ${percentile(floors, 0).toFixed(0)} to ${percentile(floors, 1).toFixed(0)})` +
         `; throughput is ${((perSecond * floorUs) / 1e4).toFixed(0)} % of what one core could verify`,
     );
-    console.log(
-      `  = ${(perEventUs / packageUs).toFixed(2)} × verification by the package's libsecp256k1 (${packageUs.toFixed(1)} µs), ` +
-        `${((perSecond * packageUs) / 1e4).toFixed(0)} % of what one core could verify by it`,
-    );
+    if (packageFloors.length > 0)
+      console.log(
+        `  = ${(perEventUs / packageUs).toFixed(2)} × verification by the package's libsecp256k1 (${packageUs.toFixed(1)} µs), ` +
+          `${((perSecond * packageUs) / 1e4).toFixed(0)} % of what one core could verify by it`,
+      );
     console.log(
       `  RSS ${percentile(residentMb, 0.5).toFixed(0)} MB in the middle, ${percentile(residentMb, 1).toFixed(0)} at most (connected and idle ${idleMb.toFixed(0)}, ever ${peakMb.toFixed(0)})` +
         (rate === 'max'

@@ -20,12 +20,13 @@ import { KIND, type ScannedFrame } from '../src/firehose/types.ts';
 import { BlockIndex } from '../src/repo/car.ts';
 import { readCommitObject } from '../src/repo/commit.ts';
 import { compileK256 } from '../src/repo/k256/compiled.ts';
-import { type K256Library, k256, k256Libraries } from '../src/repo/k256.ts';
+import { type K256Library, k256, openPackagedK256 } from '../src/repo/k256.ts';
 import { createSigningKey } from '../src/repo/key.ts';
 import { PartialTree } from '../src/repo/mst.ts';
 import type { SigningKey } from '../src/repo/types.ts';
 import { verifyCommit } from '../src/repo/verify.ts';
 import { commitFrame, commitOf, framesFixture, jsonFixture, newRepo, post } from '../test/repo/support.ts';
+import { percentile } from './machine.ts';
 
 interface Recording {
   readonly name: string;
@@ -88,13 +89,11 @@ function measure(frames: readonly ScannedFrame[], parts: Record<string, (frame: 
   return best;
 }
 
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!;
-
 /** Our own secp256k1 beside the package's: microseconds per signature, of keys seen again and of keys seen first. */
 function compareSignatures(): void {
-  const baseline = [...k256Libraries()].find((library) => library?.name.endsWith('.node'));
+  const baseline = openPackagedK256();
   const own = compileK256();
-  if (baseline === undefined || baseline === null || own === null) {
+  if (baseline === null || own === null) {
     console.log('signatures: this machine has not both our own code and the package to compare');
     return;
   }
@@ -120,8 +119,8 @@ function compareSignatures(): void {
     times.first.push(run(compileK256()!));
   }
   const line = (name: string, values: readonly number[]): string => {
-    const [best, middle] = [Math.min(...values), median(values)];
-    const ratios = [Math.min(...times.baseline) / best, median(times.baseline) / middle];
+    const [best, middle] = [Math.min(...values), percentile(values, 0.5)];
+    const ratios = [Math.min(...times.baseline) / best, percentile(times.baseline, 0.5) / middle];
     return `  ${name.padEnd(16)}${us(best)} best, ${us(middle)} median: ${ratios.map((ratio) => `${ratio.toFixed(2)} ×`).join(', ')}`;
   };
   console.log('\nsignatures of secp256k1, and how many times as fast as by the package');

@@ -15,11 +15,18 @@ import { dlopen, type Pointer } from 'bun:ffi';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { compileK256 } from './k256/compiled.ts';
+import {
+  COMPRESSED_BYTES,
+  DIGEST_BYTES,
+  isPointLength,
+  type K256Library,
+  type K256Point,
+  SIGNATURE_BYTES,
+  UNCOMPRESSED_BYTES,
+} from './k256/types.ts';
 
-const COMPRESSED_BYTES = 33;
-const UNCOMPRESSED_BYTES = 65;
-const DIGEST_BYTES = 32;
-const SIGNATURE_BYTES = 64;
+export type { K256Library, K256Point } from './k256/types.ts';
+
 /** Of the library's own form of a point or signature: "guaranteed to be 64 bytes". */
 const OPAQUE_BYTES = 64;
 
@@ -31,23 +38,6 @@ const EC_COMPRESSED = 0x0102;
 /** By the name that the dynamic linker knows: the number is that of the interface, which grew around what is used here. */
 const SYSTEM_LIBRARIES: readonly string[] =
   process.platform === 'linux' ? [6, 5, 4, 3, 2, 1].map((version) => `libsecp256k1.so.${version}`) : [];
-
-/** A point of the curve in the form in which it verifies fastest. */
-export type K256Point = Uint8Array & { readonly __k256Point: true };
-
-export interface K256Library {
-  /** What it is, for the log. */
-  readonly name: string;
-  /** Reads a point of 33 or 65 bytes (SEC 1). null: not a point of the curve. Keeps nothing of `bytes`. */
-  parse(bytes: Uint8Array): K256Point | null;
-  /** The 33-byte form of a point. */
-  compress(point: K256Point): Uint8Array;
-  /** Whether the 64-byte compact, low-S signature is one of the 32-byte digest by the point. False for other lengths. */
-  verify(signature: Uint8Array, digest: Uint8Array, point: K256Point): boolean;
-}
-
-const isPointLength = ({ length }: Uint8Array): boolean =>
-  length === COMPRESSED_BYTES || length === UNCOMPRESSED_BYTES;
 
 const SYMBOLS = {
   secp256k1_context_create: { args: ['u32'], returns: 'ptr' },
@@ -117,6 +107,12 @@ const packagedK256File = (): string | null => {
   } catch {
     return null;
   }
+};
+
+/** The library inside the package's own file. null: as for `openK256File`, or there is none for this platform. */
+export const openPackagedK256 = (): K256Library | null => {
+  const packaged = packagedK256File();
+  return packaged === null ? null : openK256File(packaged);
 };
 
 /** The package's binding to it. null: there is no native code for this platform; its JavaScript is too slow for us. */
@@ -222,8 +218,7 @@ export const isSoundK256 = (library: K256Library): boolean => {
 export function* k256Libraries(): Generator<K256Library | null> {
   yield compileK256();
   for (const name of SYSTEM_LIBRARIES) yield openK256File(name);
-  const packaged = packagedK256File();
-  if (packaged !== null) yield openK256File(packaged);
+  yield openPackagedK256();
   yield openK256Binding();
 }
 

@@ -5,7 +5,7 @@
  * enforced here. Source: atproto spec, Cryptography.
  */
 import { createPublicKey, type KeyObject, verify as verifyWithKey } from 'node:crypto';
-import { type K256Point, k256 } from './k256.ts';
+import { type K256Library, type K256Point, k256 } from './k256.ts';
 import type { SigningKey } from './types.ts';
 
 const COMPRESSED_BYTES = 33;
@@ -36,23 +36,26 @@ const digest = new Uint8Array(32);
 
 class K256Key implements SigningKey {
   readonly type = 'k256';
+  readonly #library: K256Library;
   readonly #point: K256Point;
 
-  constructor(point: K256Point) {
+  constructor(library: K256Library, point: K256Point) {
+    this.#library = library;
     this.#point = point;
   }
 
   verify(message: Uint8Array, signature: Uint8Array): boolean {
     if (signature.length !== SIGNATURE_BYTES) return false;
     Bun.SHA256.hash(message, digest);
-    return k256().verify(signature, digest, this.#point);
+    return this.#library.verify(signature, digest, this.#point);
   }
 }
 
-function createK256Key(compressed: Uint8Array): SigningKey | null {
+/** Of k256, by that library. Otherwise as `createSigningKey`. */
+export function createK256Key(library: K256Library, compressed: Uint8Array): SigningKey | null {
   // Decompressing costs a square root: once here, not at each verification.
-  const point = k256().parse(compressed);
-  return point === null ? null : new K256Key(point);
+  const point = library.parse(compressed);
+  return point === null ? null : new K256Key(library, point);
 }
 
 class P256Key implements SigningKey {
@@ -91,5 +94,5 @@ function createP256Key(compressed: Uint8Array): SigningKey | null {
  */
 export function createSigningKey(type: SigningKey['type'], compressed: Uint8Array): SigningKey | null {
   if (compressed.length !== COMPRESSED_BYTES || (compressed[0] !== 2 && compressed[0] !== 3)) return null;
-  return type === 'k256' ? createK256Key(compressed) : createP256Key(compressed);
+  return type === 'k256' ? createK256Key(k256(), compressed) : createP256Key(compressed);
 }

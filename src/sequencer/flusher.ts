@@ -7,7 +7,9 @@ import type { Log } from '../log/types.ts';
 import type { RejectionRow, State } from '../state/types.ts';
 import { type AccountCache, accountRow } from './accounts.ts';
 
-/** Pause between flushes: what a restart has to read again from the log. Within it an active host or account is one row. */
+/**
+ * Pause between flushes: what a restart has to read again from the log. Within it an active host or account is one row.
+ */
 const FLUSH_EVERY_MS = 1_000;
 const RETRY_MS = 1_000;
 

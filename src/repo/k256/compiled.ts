@@ -7,12 +7,15 @@
  */
 import { cc, ptr } from 'bun:ffi';
 import path from 'node:path';
-import type { K256Library, K256Point } from '../k256.ts';
+import {
+  COMPRESSED_BYTES,
+  DIGEST_BYTES,
+  isPointLength,
+  type K256Library,
+  type K256Point,
+  SIGNATURE_BYTES,
+} from './types.ts';
 
-const COMPRESSED_BYTES = 33;
-const UNCOMPRESSED_BYTES = 65;
-const DIGEST_BYTES = 32;
-const SIGNATURE_BYTES = 64;
 /** x and y, each with its lowest byte first. */
 const POINT_BYTES = 64;
 const COORDINATE_BYTES = 32;
@@ -60,7 +63,7 @@ export const compileK256 = (): PooledK256 | null => {
   return {
     name: "weir's own, for x86-64",
     parse(bytes) {
-      if (bytes.length !== COMPRESSED_BYTES && bytes.length !== UNCOMPRESSED_BYTES) return null;
+      if (!isPointLength(bytes)) return null;
       const point = new Uint8Array(POINT_BYTES);
       return compiled.parse(point, bytes, bytes.length) === 1 ? (point as K256Point) : null;
     },
