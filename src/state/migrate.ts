@@ -5,45 +5,36 @@
 
 import { fileURLToPath } from 'node:url';
 import { readMigrationFiles } from 'drizzle-orm/migrator';
-import { drizzle } from 'drizzle-orm/pg-proxy';
-import { migrate as applyMigrations } from 'drizzle-orm/pg-proxy/migrator';
-import type { Param, Session } from './connections.ts';
+import type { Session } from './connections.ts';
 
 const MIGRATIONS_DIR = fileURLToPath(new URL('../../migrations', import.meta.url));
 
+/** As drizzle's own migrator keeps it, so that its tools work on our databases, too. */
+const CREATE_TABLE = `
+create table if not exists drizzle.__drizzle_migrations (id serial primary key, hash text not null, created_at numeric)`;
+const LAST_APPLIED = 'select max(created_at)::bigint as at from drizzle.__drizzle_migrations';
+const REMEMBER = 'insert into drizzle.__drizzle_migrations (hash, created_at) values ($1, $2)';
+
 /**
- * Applies what is missing, all of it or nothing.
+ * Applies what is missing, all of it or nothing. drizzle's migrator for this would load its query builder: 4 MB for
+ * as long as the relay runs.
  * @throws when the database was migrated by a newer weir, or a statement fails
  */
 export const migrate = async (session: Session): Promise<void> => {
-  const db = drizzle(async (text, params) => ({
-    rows: [...(await session.query(text, params as Param[]))],
-  }));
-  await refuseNewerDatabase(session);
+  const migrations = readMigrationFiles({ migrationsFolder: MIGRATIONS_DIR });
   await session.query('begin');
-  await applyMigrations(
-    db,
-    async (statements) => {
-      for (const statement of statements) await session.query(statement);
-    },
-    { migrationsFolder: MIGRATIONS_DIR },
-  );
-  await session.query('commit');
-};
-
-const refuseNewerDatabase = async (session: Session): Promise<void> => {
-  const [known] = await session.query(
-    "select to_regclass('drizzle.__drizzle_migrations') is not null as migrated",
-  );
-  if (known?.migrated !== true) return;
-  const [last] = await session.query(
-    'select max(created_at)::bigint as at from drizzle.__drizzle_migrations',
-  );
-  const ours = Math.max(
-    ...readMigrationFiles({ migrationsFolder: MIGRATIONS_DIR }).map((file) => file.folderMillis),
-  );
-  if (((last?.at as number | null) ?? 0) > ours)
+  await session.query('create schema if not exists drizzle');
+  await session.query(CREATE_TABLE);
+  const [last] = await session.query(LAST_APPLIED);
+  const lastAppliedMs = (last?.at as number | null) ?? 0;
+  if (lastAppliedMs > Math.max(...migrations.map((migration) => migration.folderMillis)))
     throw new Error(
       'This database was written by a newer weir: run that version, or restore a backup from before.',
     );
+  for (const { sql, hash, folderMillis } of migrations) {
+    if (folderMillis <= lastAppliedMs) continue;
+    for (const statement of sql) await session.query(statement);
+    await session.query(REMEMBER, [hash, folderMillis]);
+  }
+  await session.query('commit');
 };

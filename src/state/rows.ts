@@ -1,7 +1,6 @@
 /** Between the rows of the contract (types.ts) and what the database gives. */
 
-import type { hosts } from './schema.ts';
-import type { AccountRow, HostRow, HostSource } from './types.ts';
+import type { AccountRow, GapRow, HostRow, HostSource, RejectionRow } from './types.ts';
 
 const KEY_TYPES = [null, 'p256', 'k256'] as const;
 
@@ -31,23 +30,43 @@ export const accountFromRecord = (record: Record<string, unknown>): AccountRow =
   known: record.rev !== null || record.identity_at_ms !== 0 || record.listed_rev === null,
 });
 
-/** A row of `hosts` as drizzle gives it. */
-export const hostFromRecord = (record: typeof hosts.$inferSelect): HostRow => ({
-  hostId: record.hostId,
-  hostname: record.hostname,
-  secure: record.secure,
+/** A row of `hosts` as the driver gives it, by column names. */
+export const hostFromRecord = (record: Record<string, unknown>): HostRow => ({
+  hostId: record.host_id as number,
+  hostname: record.hostname as string,
+  secure: record.secure as boolean,
   source: record.source as HostSource,
-  banned: record.banned,
-  status: record.status,
-  cursor: record.cursor,
-  ahead: record.ahead,
-  accountCount: record.accountCount,
-  expectedAccounts: record.expectedAccounts,
-  accountLimit: record.accountLimit,
-  eventsPerSecondLimit: record.eventsPerSecondLimit,
+  banned: record.banned as boolean,
+  status: record.status as string,
+  cursor: record.cursor as number,
+  ahead: record.ahead as number[],
+  accountCount: record.account_count as number,
+  expectedAccounts: record.expected_accounts as number,
+  accountLimit: record.account_limit as number | null,
+  eventsPerSecondLimit: record.events_per_second_limit as number | null,
   validation: record.validation as HostRow['validation'],
-  createdAtMs: record.createdAtMs,
-  lastEventAtMs: record.lastEventAtMs,
-  connectedUntilMs: record.connectedUntilMs,
-  failures: record.failures,
+  createdAtMs: record.created_at_ms as number,
+  lastEventAtMs: record.last_event_at_ms as number,
+  connectedUntilMs: record.connected_until_ms as number | null,
+  failures: record.failures as number,
+});
+
+/** A row of `rejections` as the driver gives it, by column names. */
+export const rejectionFromRecord = (record: Record<string, unknown>): RejectionRow => ({
+  hostId: record.host_id as number,
+  did: record.did as string,
+  reason: record.reason as string,
+  detail: record.detail as string,
+  upstreamSeq: record.upstream_seq as number,
+  rev: record.rev as string,
+  atMs: record.at_ms as number,
+});
+
+/** A row of `gaps` as the driver gives it, by column names. */
+export const gapFromRecord = (record: Record<string, unknown>): GapRow => ({
+  hostId: record.host_id as number,
+  fromSeq: record.from_seq as number,
+  toSeq: record.to_seq as number,
+  why: record.why as string,
+  atMs: record.at_ms as number,
 });

@@ -6,24 +6,20 @@
  * (host numbers, domain bans) is on disk before the call resolves. Everything else may trail the log by a crash.
  */
 
-import { asc, desc, eq } from 'drizzle-orm';
-import { drizzle } from 'drizzle-orm/pg-proxy';
 import {
   ConnectionLostError,
   createPool,
   createWriter,
   type DatabaseAddress,
   DatabaseInUseError,
-  type Pool,
   type Session,
 } from './connections.ts';
 import type { StateLog } from './embedded.ts';
 import { applyFlush, flushTotals } from './flush.ts';
-import { textArray } from './literals.ts';
+import { integerArray, textArray } from './literals.ts';
 import { migrate } from './migrate.ts';
-import { accountFromRecord, hostFromRecord } from './rows.ts';
-import { domainBans, gaps, hosts, rejections } from './schema.ts';
-import type { GapRow, HostRow, ListedRepo, RejectionRow, State } from './types.ts';
+import { accountFromRecord, gapFromRecord, hostFromRecord, rejectionFromRecord } from './rows.ts';
+import type { HostRow, ListedRepo, State } from './types.ts';
 
 export interface OpenStateOptions {
   /** DATABASE_URL, or `database` of a started embedded server. */
@@ -80,7 +76,6 @@ export const openState = async (options: OpenStateOptions): Promise<State> => {
   }
   const lookups = createPool(options.database, LOOKUP_CONNECTIONS, MAX_WAITING_LOOKUPS);
   const reads = createPool(options.database, READ_CONNECTIONS, MAX_WAITING_READS);
-  const db = queriesOn(reads);
   const totals = flushTotals();
 
   return {
@@ -90,7 +85,7 @@ export const openState = async (options: OpenStateOptions): Promise<State> => {
     },
 
     async loadHosts() {
-      const rows = await db.select().from(hosts).orderBy(asc(hosts.hostId));
+      const rows = await reads.query('select * from hosts order by host_id');
       return rows.map(hostFromRecord);
     },
 
@@ -137,58 +132,32 @@ export const openState = async (options: OpenStateOptions): Promise<State> => {
       return rows.map((row) => row.did as string);
     },
 
-    async rejectionsOfHost(hostId, limit): Promise<RejectionRow[]> {
-      return db
-        .select(REJECTION_FIELDS)
-        .from(rejections)
-        .where(eq(rejections.hostId, hostId))
-        .orderBy(desc(rejections.id))
-        .limit(pageSize(limit));
+    async rejectionsOfHost(hostId, limit) {
+      const rows = await reads.query(REJECTIONS_OF_HOST, [hostId, pageSize(limit)]);
+      return rows.map(rejectionFromRecord);
     },
 
-    async rejectionsOfAccount(did, limit): Promise<RejectionRow[]> {
+    async rejectionsOfAccount(did, limit) {
       if (did.includes('\u0000')) return [];
-      return db
-        .select(REJECTION_FIELDS)
-        .from(rejections)
-        .where(eq(rejections.did, did))
-        .orderBy(desc(rejections.id))
-        .limit(pageSize(limit));
+      const rows = await reads.query(REJECTIONS_OF_ACCOUNT, [did, pageSize(limit)]);
+      return rows.map(rejectionFromRecord);
     },
 
-    async gapsOfHost(hostId, limit): Promise<GapRow[]> {
-      return db
-        .select({
-          hostId: gaps.hostId,
-          fromSeq: gaps.fromSeq,
-          toSeq: gaps.toSeq,
-          why: gaps.why,
-          atMs: gaps.atMs,
-        })
-        .from(gaps)
-        .where(eq(gaps.hostId, hostId))
-        .orderBy(desc(gaps.id))
-        .limit(pageSize(limit));
+    async gapsOfHost(hostId, limit) {
+      const rows = await reads.query(GAPS_OF_HOST, [hostId, pageSize(limit)]);
+      return rows.map(gapFromRecord);
     },
 
     async domainBans() {
-      const rows = await db
-        .select()
-        .from(domainBans)
-        .orderBy(asc(domainBans.createdAtMs), asc(domainBans.domain));
-      return rows.map((row) => row.domain);
+      const rows = await reads.query('select domain from domain_bans order by created_at_ms, domain');
+      return rows.map((row) => row.domain as string);
     },
 
     setDomainBan(domain, banned) {
       return writer.run(SHORT_DEADLINE_MS, (session) =>
         durably(session, async () => {
-          const written = queriesOn(session);
-          if (banned)
-            await written
-              .insert(domainBans)
-              .values({ domain, createdAtMs: Date.now() })
-              .onConflictDoNothing();
-          else await written.delete(domainBans).where(eq(domainBans.domain, domain));
+          if (banned) await session.query(BAN_DOMAIN, [domain, Date.now()]);
+          else await session.query('delete from domain_bans where domain = $1', [domain]);
         }),
       );
     },
@@ -241,23 +210,12 @@ const listedRepo = (row: Readonly<Record<string, unknown>>): ListedRepo => ({
   upstreamStatus: row.upstream_status as string | null,
 });
 
-const REJECTION_FIELDS = {
-  hostId: rejections.hostId,
-  did: rejections.did,
-  reason: rejections.reason,
-  detail: rejections.detail,
-  upstreamSeq: rejections.upstreamSeq,
-  rev: rejections.rev,
-  atMs: rejections.atMs,
-};
+const REJECTIONS_OF_HOST = 'select * from rejections where host_id = $1 order by id desc limit $2';
+const REJECTIONS_OF_ACCOUNT = 'select * from rejections where did = $1 order by id desc limit $2';
+const GAPS_OF_HOST = 'select * from gaps where host_id = $1 order by id desc limit $2';
+const BAN_DOMAIN = 'insert into domain_bans (domain, created_at_ms) values ($1, $2) on conflict do nothing';
 
 const pageSize = (limit: number): number => Math.min(Math.max(Math.trunc(limit) || 1, 1), MAX_PAGE_ROWS);
-
-/** Drizzle's query builder over our own connections. */
-const queriesOn = (connection: Pick<Pool | Session, 'values'>) =>
-  drizzle(async (text, params) => ({ rows: await connection.values(text, params) }), {
-    casing: 'snake_case',
-  });
 
 /** A transaction that is on disk when this resolves, whatever the server's default. */
 const durably = async <T>(session: Session, work: () => Promise<T>): Promise<T> => {
@@ -277,21 +235,36 @@ const insertHost = (
   host: Omit<HostRow, 'hostId'> & { readonly hostId?: number },
 ): Promise<HostRow> =>
   durably(session, async () => {
-    const db = queriesOn(session);
-    const [known] = await db.select().from(hosts).where(eq(hosts.hostname, host.hostname));
+    const [known] = await session.query('select * from hosts where hostname = $1', [host.hostname]);
     if (known !== undefined) return hostFromRecord(known);
-    const [highest] = await db
-      .select({ hostId: hosts.hostId })
-      .from(hosts)
-      .orderBy(desc(hosts.hostId))
-      .limit(1);
-    const row = { ...host, hostId: host.hostId ?? (highest?.hostId ?? 0) + 1 };
-    const [inserted] = await db
-      .insert(hosts)
-      .values({ ...row, ahead: [...row.ahead] })
-      .returning();
+    const [inserted] = await session.query(INSERT_HOST, [
+      host.hostId ?? null,
+      host.hostname,
+      host.secure,
+      host.source,
+      host.banned,
+      host.status,
+      host.cursor,
+      integerArray(host.ahead),
+      host.accountCount,
+      host.expectedAccounts,
+      host.accountLimit,
+      host.eventsPerSecondLimit,
+      host.validation,
+      host.createdAtMs,
+      host.lastEventAtMs,
+      host.connectedUntilMs,
+      host.failures,
+    ]);
     return hostFromRecord(inserted!);
   });
+
+const INSERT_HOST = `
+insert into hosts (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, expected_accounts,
+  account_limit, events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
+values (coalesce($1, (select coalesce(max(host_id), 0) + 1 from hosts)), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+  $13, $14, $15, $16, $17)
+returning *`;
 
 const connectAndMigrate = async (
   attempt: () => Promise<void>,

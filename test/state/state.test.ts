@@ -1,4 +1,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test';
+import { spawnSync } from 'node:child_process';
+import { drizzle } from 'drizzle-orm/pg-proxy';
+import { migrate as drizzleMigrate } from 'drizzle-orm/pg-proxy/migrator';
 import { MAX_PLACES_LOOKED_AHEAD, openState } from '../../src/state/state.ts';
 import type { GapRow, RejectionRow, State } from '../../src/state/types.ts';
 import { type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
@@ -43,6 +46,34 @@ describe('an empty database', () => {
     expect(await after.loadAccounts(['did:plc:stays'])).toEqual([account('did:plc:stays')]);
     await after.close();
     await fresh.drop();
+  });
+});
+
+describe('migrations', () => {
+  test('leave nothing to do for the migrator of drizzle, which keeps the same record of them', async () => {
+    const left: string[][] = [];
+    await drizzleMigrate(
+      drizzle(async (text, params) => ({
+        rows: [...(await temporary.sql.unsafe(text, params as string[]))],
+      })),
+      async (statements) => {
+        left.push(statements);
+      },
+      { migrationsFolder: 'migrations' },
+    );
+    expect(left).toEqual([[]]);
+  });
+
+  test('do not bring the query builder of drizzle into the memory of the relay', () => {
+    const loaded = spawnSync(
+      process.execPath,
+      ['-e', "await import('./src/relay.ts'); console.log(Object.keys(require.cache).join('\\n'))"],
+      { encoding: 'utf8' },
+    ).stdout.split('\n');
+    expect(loaded.filter((file) => file.endsWith('/src/state/migrate.ts'))).toHaveLength(1);
+    expect(loaded.filter((file) => file.includes('/drizzle-orm/'))).toEqual([
+      expect.stringMatching(/\/drizzle-orm\/migrator\.js$/),
+    ]);
   });
 });
 
