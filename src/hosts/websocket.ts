@@ -11,6 +11,8 @@
  * Source: RFC 6455, sections 4.1, 4.2.2, 5 and 7.4.
  */
 
+import { giveBack } from '../network/give-back.ts';
+
 /** Status line and headers of an answer: servers send some hundred bytes. */
 export const MAX_HANDSHAKE_BYTES = 16 * 1024;
 /** RFC 6455, section 5.5. */
@@ -152,6 +154,8 @@ export class MessageReader {
   /** The payloads of its fragments so far. Of a text only the size counts. */
   #fragments: Uint8Array = NO_BYTES;
   #messageBytes = 0;
+  /** Memory that a message of the present read lies in: its receiver's. */
+  #handedOn: ArrayBufferLike | null = null;
 
   /** `maxBytes`: of one message. */
   constructor(maxBytes: number) {
@@ -169,7 +173,16 @@ export class MessageReader {
       bytes.set(this.#head);
       bytes.set(chunk, this.#head.length);
       this.#head = null;
+      giveBack(chunk);
     }
+    this.#handedOn = null;
+    const end = this.#readAll(bytes, sink);
+    if (this.#handedOn !== bytes.buffer) giveBack(bytes);
+    this.#handedOn = null;
+    return end;
+  }
+
+  #readAll(bytes: Uint8Array, sink: MessageSink): CloseFrame | null {
     let at = 0;
     while (at < bytes.length && !sink.done) {
       if (this.#wantedBytes > 0) {
@@ -248,7 +261,9 @@ export class MessageReader {
         return closeFrame(bytes.subarray(from, to));
       case BINARY:
         if (this.#final) {
-          sink.binary(keep(bytes, from, to));
+          const message = keep(bytes, from, to);
+          if (message.buffer === bytes.buffer) this.#handedOn = bytes.buffer;
+          sink.binary(message);
           return null;
         }
         break;

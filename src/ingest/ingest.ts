@@ -22,6 +22,7 @@ import type {
   Subscription,
   SubscriptionEvents,
 } from '../hosts/types.ts';
+import { giveBack } from '../network/give-back.ts';
 import type { Reason, Rejection } from '../reasons.ts';
 import { createSigningKey } from '../repo/key.ts';
 import type { SigningKey, Verdict } from '../repo/types.ts';
@@ -242,6 +243,8 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   let batchEvents: VerifiedEvent[] = [];
   let batchRejections: IngestRejection[] = [];
   let batchBytes = 0;
+  /** Events of the batches that are not acknowledged, the oldest first. */
+  const underWay: (readonly VerifiedEvent[])[] = [];
   let touched: Connection[] = [];
   let requests: IdentityRequest[] = [];
   /** In the order they were paused, which is the order they go on in. */
@@ -316,6 +319,13 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     resumeSoon();
   };
 
+  const acknowledge = (bytes: number): void => {
+    const events = underWay.shift();
+    if (events === undefined) throw new Error('a batch was acknowledged that is not under way');
+    for (const { frame } of events) giveBack(frame);
+    release(bytes);
+  };
+
   const resumeForRate = (): void => {
     if (pausedForRate.size === 0) return;
     const now = nowMs();
@@ -367,6 +377,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     batchEvents = [];
     batchRejections = [];
     batchBytes = 0;
+    underWay.push(batch.events);
     events.batch(batch);
   };
 
@@ -867,7 +878,7 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
     forget(did) {
       identities.delete(did);
     },
-    acknowledge: release,
+    acknowledge,
     counters,
     async stop() {
       for (const connection of [...connections.values()]) end(connection, { kind: 'stopped' });

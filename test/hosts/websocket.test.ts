@@ -54,6 +54,10 @@ const read = (reads: readonly Uint8Array[], maxBytes = MAX_BYTES, stopAfter = Nu
     end = reader.read(bytes.slice(), sink);
     if (end !== null) break;
   }
+  // Nothing that was handed on is touched by what comes after it.
+  expect(messages.map((message) => `binary ${hex(message)}`)).toEqual(
+    said.filter((each) => each.startsWith('binary ')),
+  );
   return { said, messages, end };
 };
 
@@ -135,6 +139,35 @@ describe('the messages of a connection', () => {
     ])
       for (const message of read(reads).messages)
         expect(message.buffer.byteLength).toBeLessThanOrEqual(2 * message.byteLength + 64);
+  });
+
+  test('leave the memory of a read to their receiver, and what he does not have of it is given back at once', () => {
+    const large = frame(BINARY, new Uint8Array(1_000));
+    const small = frame(BINARY, new Uint8Array(10));
+    const reader = new MessageReader(MAX_BYTES);
+    const isHeld = (bytes: Uint8Array): boolean => {
+      const chunk = bytes.slice();
+      reader.read(chunk, { done: false, binary() {}, text() {}, ping() {}, pong() {} });
+      return chunk.byteLength > 0;
+    };
+    expect(isHeld(large)).toBe(true);
+    expect(isHeld(concat([small, large, small]))).toBe(true);
+    expect(isHeld(concat([small, small, small]))).toBe(false);
+    expect(isHeld(large.subarray(0, 1))).toBe(false);
+    expect(isHeld(large.subarray(1, 500))).toBe(false);
+    expect(isHeld(large.subarray(500))).toBe(false);
+  });
+
+  test('do not take the memory that a read has in common with other bytes', () => {
+    const all = concat([new Uint8Array(1_000), frame(BINARY, new Uint8Array(10))]);
+    new MessageReader(MAX_BYTES).read(all.subarray(1_000), {
+      done: false,
+      binary() {},
+      text() {},
+      ping() {},
+      pong() {},
+    });
+    expect(all.length).toBe(1_012);
   });
 
   test('are of up to the allowed size, in one frame or in fragments', () => {

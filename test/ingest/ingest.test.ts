@@ -467,6 +467,25 @@ describe('identities', () => {
 });
 
 describe('bytes in flight', () => {
+  test('are given back with their memory, batch by batch', async () => {
+    const account = newAccount();
+    const made = start();
+    const socket = made.connect(1);
+    for (const seq of [1, 2]) {
+      socket.frame(commitFrame(account, seq));
+      await made.settle();
+      made.answerAll(() => keyOf(account));
+      await made.settle();
+    }
+    const [first, second] = made.handedOn();
+    const itsBatch = made.batches().findIndex(({ events }) => events.includes(first!));
+    for (const bytes of made.unacknowledged.splice(0, itsBatch + 1)) made.ingest.acknowledge(bytes);
+    expect([first!.frame.length, second!.frame.length > 0]).toEqual([0, true]);
+    made.acknowledgeAll();
+    expect(second!.frame.length).toBe(0);
+    expect(() => made.ingest.acknowledge(1)).toThrow('not under way');
+  });
+
   test('over the bound all sockets pause, and go on when enough is sequenced', async () => {
     const made = start({ maxBytesInFlight: 10_000 });
     const one = made.connect(1);

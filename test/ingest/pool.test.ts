@@ -55,7 +55,9 @@ const poolWith = (workers: number, maxBytesInFlight = 10_000_000) => {
       opened: (hostId) => void notes.push(`opened ${hostId}`),
       closed: (hostId, outcome) => void notes.push(`closed ${hostId} ${outcome.kind}`),
       batch(batch) {
-        batches.push(batch);
+        // Acknowledged frames are not to be read again.
+        const events = batch.events.map((event) => ({ ...event, frame: event.frame.slice() }));
+        batches.push({ ...batch, events });
         thread.acknowledge(batch.bytes);
       },
       identify: (asked) => void requests.push(...asked.map((request) => ({ thread, request }))),
