@@ -3,9 +3,9 @@ import { MemoryBlockstore, MST, mstUtil } from '@atproto/repo';
 import fc from 'fast-check';
 import { CID } from 'multiformats/cid';
 import { BlockIndex } from '../../src/repo/car.ts';
+import { keyHeight } from '../../src/repo/heights.ts';
 import {
   ABSENT,
-  keyHeight,
   MAX_NODE_ENTRIES,
   PartialTree,
   sharedPrefixLength,
