@@ -5,7 +5,7 @@
 import { compileHeights } from './heights/compiled.ts';
 import { hashedHeights, type KeyHeights } from './heights/hashed.ts';
 
-export { type KeyHeights, keyHeight } from './heights/hashed.ts';
+export { heightAt, type KeyHeights, keyHeight } from './heights/hashed.ts';
 
 let opened: KeyHeights | null = null;
 

@@ -26,7 +26,7 @@ import {
 import { MAX_OPS } from '../firehose/types.ts';
 import { type Rejection, reject } from '../reasons.ts';
 import type { Blocks } from './car.ts';
-import { type KeyHeights, keyHeight, keyHeights } from './heights.ts';
+import { heightAt, type KeyHeights, keyHeight, keyHeights } from './heights.ts';
 import { isKeyByte } from './syntax.ts';
 
 /** Of a key, in bytes: a path has at most 830. */
@@ -330,7 +330,7 @@ export class PartialTree {
       }
       keyLength = length;
       if (height < 0) {
-        height = keyHeight(key.subarray(0, length));
+        height = heightAt(key, 0, length);
         if (height > MAX_TREE_HEIGHT) return this.#fail('tree too high');
       }
       const number = this.#addKey(key, length);

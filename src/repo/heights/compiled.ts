@@ -32,22 +32,24 @@ export const isSoundHash = (firstWords: FirstWords): boolean => {
   return true;
 };
 
+/** Heights of those words; where a word does not say it, of the whole hash. */
+export const heightsBy = (firstWords: FirstWords): KeyHeights => ({
+  name: "weir's own SHA-256, for x86-64",
+  write(bytes, ends, count, heights) {
+    checkTable(bytes, ends, count, heights);
+    firstWords(bytes, ends, count, heights);
+    for (let key = 0; key < count; key++) {
+      const word = heights[key]!;
+      heights[key] =
+        word === 0 ? heightAt(bytes, key === 0 ? 0 : ends[key - 1]!, ends[key]!) : Math.clz32(word) >> 1;
+    }
+  },
+});
+
 /** Those of this thread. null: not for this machine, or not to be compiled, or not sound. */
 export const compileHeights = (): KeyHeights | null => {
   const here = compiled();
-  if (here === null || here.has_lanes() !== 1) return null;
-  const firstWords: FirstWords = here.first_words;
-  if (!isSoundHash(firstWords)) return null;
-  return {
-    name: "weir's own SHA-256, for x86-64",
-    write(bytes, ends, count, heights) {
-      checkTable(bytes, ends, count, heights);
-      firstWords(bytes, ends, count, heights);
-      for (let key = 0; key < count; key++) {
-        const word = heights[key]!;
-        heights[key] =
-          word === 0 ? heightAt(bytes, key === 0 ? 0 : ends[key - 1]!, ends[key]!) : Math.clz32(word) >> 1;
-      }
-    },
-  };
+  return here !== null && here.has_lanes() === 1 && isSoundHash(here.first_words)
+    ? heightsBy(here.first_words)
+    : null;
 };
