@@ -284,10 +284,8 @@ void first_words(unsigned char *bytes, unsigned *ends, unsigned count, unsigned 
     filled = 0;
   }
   if (!filled) return;
-  for (lane = filled; lane < LANES; lane++) {
-    lane_lengths[lane] = 0;
-    lane_messages[lane] = tails[lane];
-  }
+  /* The rest of the lanes hash what is there, and not what was of a call before. */
+  for (lane = filled; lane < LANES; lane++) lane_messages[lane] = tails[lane];
   hash_lanes(lane_messages, lane_lengths, lane_words);
   for (lane = 0; lane < filled; lane++) words[lane_places[lane]] = lane_words[lane];
 }

@@ -146,29 +146,40 @@ describe.if(isHere)("weir's own SHA-256", () => {
       for (const side of [at, at + 2 * page]) expect(symbols.mprotect(side as Pointer, page, 0)).toBe(0);
       return { at: at + page, memory: new Uint8Array(toArrayBuffer((at + page) as Pointer, 0, page)) };
     };
-    const [table, written, sorted] = [guarded(), guarded(), guarded()];
-    for (let count = 0; count <= 20; count++)
-      for (const length of [0, 1, 3, 31, 32, 33, 54, 55, 56, 70]) {
-        const keys = Array.from({ length: count }, () => randomKey(length));
-        const bytes = Buffer.concat(keys);
-        for (const atEnd of [true, false]) {
-          const place = (room: number): number => (atEnd ? page - room : 0);
-          table.memory.fill(0xee).set(bytes, place(bytes.length));
-          written.memory.fill(0xee);
-          const ends = new Uint8Array(endsOf(keys).buffer);
-          sorted.memory.set(ends, place(ends.length));
-          compiled()!.first_words(
-            (table.at + place(bytes.length)) as Pointer,
-            (sorted.at + place(4 * count)) as Pointer,
-            count,
-            (written.at + place(4 * count)) as Pointer,
+    const [table, places, written] = [guarded(), guarded(), guarded()];
+    const check = (keys: readonly Uint8Array[], atEnd: boolean): void => {
+      const bytes = Buffer.concat(keys);
+      const ends = new Uint8Array(endsOf(keys).buffer);
+      const put = ({ at, memory }: ReturnType<typeof guarded>, content: Uint8Array): Pointer => {
+        const from = atEnd ? page - content.length : 0;
+        memory.fill(0xee).set(content, from);
+        return (at + from) as Pointer;
+      };
+      const to = put(written, ends);
+      compiled()!.first_words(put(table, bytes), put(places, ends), keys.length, to);
+      const words = Buffer.from(written.memory);
+      const from = to - written.at;
+      expect(keys.map((_, at) => words.readInt32LE(from + 4 * at))).toEqual(keys.map(wordOf));
+      expect(words.fill(0xee, from, from + ends.length).every((byte) => byte === 0xee)).toBe(true);
+    };
+    for (const atEnd of [true, false]) {
+      for (let count = 0; count <= 20; count++)
+        for (const length of [0, 1, 3, 31, 32, 33, 54, 55, 56, 70])
+          check(
+            Array.from({ length: count }, () => randomKey(length)),
+            atEnd,
           );
-          const words = Buffer.from(written.memory);
-          const from = place(4 * count);
-          expect(keys.map((_, at) => words.readInt32LE(from + 4 * at))).toEqual(keys.map(wordOf));
-          expect(words.fill(0xee, from, from + 4 * count).every((byte) => byte === 0xee)).toBe(true);
-        }
-      }
+      // A key that begins at each distance from the end.
+      for (let length = 0; length < 56; length++)
+        for (let after = 0; after < 80; after++) check([randomKey(length), randomKey(after)], atEnd);
+    }
+    // Of the call before this one nothing is there any more.
+    check(
+      Array.from({ length: LANES }, () => randomKey(55)),
+      false,
+    );
+    expect(symbols.mprotect(table.at as Pointer, page, 0)).toBe(0);
+    expect(wordsOf([randomKey(5)])).toHaveLength(1);
   });
 
   test('leaves keys whose ends are in disorder, and goes on', () => {
