@@ -1,3 +1,3 @@
-/** All that is compiled at start, in one, since each run of the compiler costs as much again in time and memory. */
+/** All that is compiled at start. */
 #include "../k256/verify.c"
 #include "../heights/sha256.c"
