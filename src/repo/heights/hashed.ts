@@ -45,9 +45,13 @@ export const heightAt = (bytes: Uint8Array, start: number, end: number): number 
   return keyHeight(views[length]!);
 };
 
-/** @throws RangeError as `write` of KeyHeights says */
+/**
+ * Whether all that C is told to read and write is there; it takes negative numbers for large ones.
+ * @throws RangeError as `write` of KeyHeights says
+ */
 export const checkTable = (bytes: Uint8Array, ends: Int32Array, count: number, heights: Int32Array): void => {
-  if (count > ends.length || count > heights.length || (count > 0 && ends[count - 1]! > bytes.length))
+  const isThere = count === 0 || (count <= ends.length && ends[count - 1]! >>> 0 <= bytes.length);
+  if (count < 0 || count > heights.length || !isThere)
     throw new RangeError('the table of keys is shorter than it says');
 };
 

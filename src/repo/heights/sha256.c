@@ -85,7 +85,7 @@ unsigned char byte_order[32] = {
 unsigned blocks[LANES][16];
 unsigned schedule[64][LANES];
 
-/** sum (+)= from rotated right by three numbers of bits; `left` is 32 less each. Uses `spare`. */
+/** sum ⊕= `from` rotated right by that many bits, which is left by 32 less; or the sum begins with it. Uses `spare`. */
 #define ROTATE(right, left, from, sum, spare) \
   RIGHT(right, from, spare) XOR(spare, sum, sum) LEFT(left, from, spare) XOR(spare, sum, sum)
 #define ROTATE_FIRST(right, left, from, sum, spare) \
@@ -106,7 +106,7 @@ unsigned schedule[64][LANES];
 
 /**
  * One round, after which the letters have moved on by one: what was d is e, and what was h is a. `ab` gets a ⊕ b, which
- * is b ⊕ c to the next round: Maj(a, b, c) is b ⊕ ((a ⊕ b) ∧ (b ⊕ c)), and Ch(e, f, g) is g ⊕ (e ∧ (f ⊕ g)).
+ * is b ⊕ c to the next round: Maj(a, b, c) is b ⊕ ((a ⊕ b) ∧ (b ⊕ c)), and Ch(e, f, g) is g ⊕ (e ∧ (f ⊕ g)). Uses 8…12.
  */
 #define ROUND(at, a, b, c, d, e, f, g, h, ab, bc) \
   LOAD_FOR_ALL(4 * at, rsi, 8) PLUS_AT(32 * at, rdi, 8, 8) PLUS(8, h, h) \

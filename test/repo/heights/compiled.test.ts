@@ -290,6 +290,11 @@ for (const heights of ways)
       expect(short(269, 9, 9)).toThrow(RangeError);
       expect(short(270, 8, 9)).toThrow(RangeError);
       expect(short(270, 9, 8)).toThrow(RangeError);
+      const write = (count: number, ends: readonly number[]) => () =>
+        heights.write(bytes, Int32Array.from(ends), count, new Int32Array(9));
+      expect(write(0, [])).not.toThrow();
+      expect(write(-1, [30])).toThrow(RangeError);
+      expect(write(3, [1_000_000, 1_000_010, -1])).toThrow(RangeError);
     });
   });
 
