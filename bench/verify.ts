@@ -19,6 +19,7 @@ import { scanFrame } from '../src/firehose/scan.ts';
 import { KIND, type ScannedFrame } from '../src/firehose/types.ts';
 import { BlockIndex } from '../src/repo/car.ts';
 import { readCommitObject } from '../src/repo/commit.ts';
+import { keyHeights } from '../src/repo/heights.ts';
 import { compileK256 } from '../src/repo/k256/compiled.ts';
 import { type K256Library, k256, openPackagedK256 } from '../src/repo/k256.ts';
 import { createSigningKey } from '../src/repo/key.ts';
@@ -131,7 +132,9 @@ function compareSignatures(): void {
 
 const us = (value: number): string => `${value.toFixed(1).padStart(8)} µs`;
 
-console.log(`${cpus()[0]?.model} × ${cpus().length}, Bun ${Bun.version}, secp256k1 by ${k256().name}`);
+console.log(
+  `${cpus()[0]?.model} × ${cpus().length}, Bun ${Bun.version}, secp256k1 by ${k256().name}, heights by ${keyHeights().name}`,
+);
 compareSignatures();
 for (const { name, frames: all, didKeys } of await recordings()) {
   const frames: ScannedFrame[] = [];

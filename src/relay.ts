@@ -38,6 +38,7 @@ import type { MetricsSources } from './metrics/types.ts';
 import { systemClock } from './network/clock.ts';
 import { guardedFetch } from './network/fetch.ts';
 import { guardedLookup } from './network/lookup.ts';
+import { keyHeights } from './repo/heights.ts';
 import { k256 } from './repo/k256.ts';
 import { createAccounts, shownRow } from './sequencer/accounts.ts';
 import { effectiveStatus } from './sequencer/decide.ts';
@@ -171,6 +172,7 @@ const compose = async (
   signal: AbortSignal,
 ): Promise<Relay> => {
   logger.info('signatures of secp256k1 are verified', { by: k256().name });
+  logger.info('heights of keys are hashed', { by: keyHeights().name });
   const nowMs = Date.now;
   const startedAtMs = nowMs();
   const { compression, dictionaries } = loadCompression(config.jetstreamZstdDictionary, logger);

@@ -3,9 +3,10 @@ import { MemoryBlockstore, MST, mstUtil } from '@atproto/repo';
 import fc from 'fast-check';
 import { CID } from 'multiformats/cid';
 import { BlockIndex } from '../../src/repo/car.ts';
+import { hashedHeights } from '../../src/repo/heights/hashed.ts';
+import { keyHeight, keyHeights } from '../../src/repo/heights.ts';
 import {
   ABSENT,
-  keyHeight,
   MAX_NODE_ENTRIES,
   PartialTree,
   sharedPrefixLength,
@@ -44,15 +45,28 @@ const sharedPrefix = (left: string, right: string): number => {
   return sharedPrefixLength(bytes, 0, leftEnd, leftEnd, bytes.length);
 };
 
-/** A partial tree of these nodes; the refusal's detail when they are refused. */
+/**
+ * A partial tree of these nodes; the refusal's detail when they are refused. What hashes the keys must not matter, nor
+ * which tree was loaded before.
+ */
 function load(root: CID, nodes: readonly Block[]): PartialTree | string {
   const bytes = car(root, nodes);
   const index = new BlockIndex();
   expect(index.read(bytes, 0, bytes.length)).toBeNull();
-  const tree = new PartialTree();
-  const refused = tree.load(index, index.rootDigestAt);
-  return refused === null ? tree : `${refused.reason}: ${refused.detail}`;
+  const outcome = (tree: PartialTree): PartialTree | string => {
+    const refused = tree.load(index, index.rootDigestAt);
+    return refused === null ? tree : `${refused.reason}: ${refused.detail}`;
+  };
+  const outcomes = [
+    outcome(new PartialTree(keyHeights())),
+    outcome(new PartialTree(hashedHeights)),
+    outcome(usedTree),
+  ];
+  const said = outcomes.map((one) => (typeof one === 'string' ? one : 'accepted'));
+  expect(said).toEqual(said.map(() => said[0]!));
+  return outcomes[0]!;
 }
+const usedTree = new PartialTree();
 
 function loaded(root: CID, nodes: readonly Block[]): PartialTree {
   const tree = load(root, nodes);
@@ -304,6 +318,56 @@ describe('a node is refused', () => {
     expect(refusal({ e: [{ ...entries(low)[0]!, t: kid.cid }], l: null }, [kid])).toBe(
       'mst_invalid: node below height zero',
     );
+  });
+
+  test('for the first thing that is wrong as it is read, though heights are asked for last', () => {
+    const keys = [...low, high[0]!].sort();
+    const misplaced = keys.indexOf(high[0]!);
+    expect(misplaced).toBeGreaterThan(0);
+    expect(misplaced).toBeLessThan(keys.length - 1);
+    const wrongAt = (index: number): string => {
+      const broken = entries(keys);
+      (broken[index]! as { v: CID | null }).v = null;
+      return refusal({ e: broken, l: null });
+    };
+    for (let index = 0; index < keys.length; index++)
+      // An entry's value stands after its key.
+      expect(wrongAt(index)).toBe(
+        index < misplaced ? 'mst_invalid: not an entry' : 'mst_invalid: key at the wrong height',
+      );
+
+    // The same of nodes: the left kid is read before the right one.
+    const top = high[0]!;
+    const [left, right] = [low.filter((key) => key < top), low.filter((key) => key > top)];
+    const good = [left, right].map((of) => block({ e: entries(of), l: null }));
+    const high2 = keysOf(2, 40);
+    const tall = [high2.filter((key) => key < top), high2.filter((key) => key > top)];
+    const misplacedIn = tall.map((of) => block({ e: entries(of.slice(0, 1)), l: null }));
+    const none = [left, right].map((of) => block({ e: entries(of), l: 5 }));
+    const of = (kids: readonly Block[]): string =>
+      refusal({ e: [{ ...entries([top])[0]!, t: kids[1]!.cid }], l: kids[0]!.cid }, kids);
+    expect(of([good[0]!, good[1]!])).toBe('accepted');
+    expect(of([good[0]!, misplacedIn[1]!])).toBe('mst_invalid: key at the wrong height');
+    expect(of([misplacedIn[0]!, none[1]!])).toBe('mst_invalid: key at the wrong height');
+    expect(of([none[0]!, misplacedIn[1]!])).toBe('mst_invalid: not a node');
+  });
+
+  test('when one key of very many is at the wrong height, the last as well as any', () => {
+    const many = keysOf(0, 1_600);
+    const tops = keysOf(1, 400);
+    const top = tops.find((key) => key > many[800]!)!;
+    const misplaced = tops.filter((key) => key > top);
+    const first = many.filter((key) => key < top);
+    const second = many.filter((key) => key > top && key < misplaced.at(-1)!);
+    // The tables of keys grow on the way.
+    expect(first.length + second.length).toBeGreaterThan(1_100);
+    const tree = (right: readonly string[]): string => {
+      const kids = [first, right].map((keys) => block({ e: entries(keys), l: null }));
+      return refusal({ e: [{ ...entries([top])[0]!, t: kids[1]!.cid }], l: kids[0]!.cid }, kids);
+    };
+    expect(tree(second)).toBe('accepted');
+    for (const key of misplaced.slice(-40))
+      expect(tree([...second, key].sort())).toBe('mst_invalid: key at the wrong height');
   });
 
   test('when a kid is outside the keys around it', () => {

@@ -1,12 +1,12 @@
 /**
- * secp256k1 by our own code, which the C compiler inside Bun makes of `verify.c` at start: 10 ms a thread and 1.5 MB,
- * and 2.3 MB more when the pool of what was computed for keys that came before is full. It only verifies: nothing in it
- * is a secret.
+ * secp256k1 by our own code, `verify.c`, which is compiled at start; it takes 2.3 MB a thread when the pool of what was
+ * computed for keys that came before is full. It only verifies: nothing in it is a secret.
  *
  * For x86-64 on Linux with BMI2 and ADX (Intel since 2014, AMD since 2017). Elsewhere there is libsecp256k1.
  */
-import { cc, ptr } from 'bun:ffi';
+import { ptr } from 'bun:ffi';
 import path from 'node:path';
+import { compiled } from '../compiled/compiled.ts';
 import {
   COMPRESSED_BYTES,
   DIGEST_BYTES,
@@ -30,42 +30,22 @@ export interface PooledK256 extends K256Library {
   poolCounts(): { readonly hits: number; readonly made: number };
 }
 
-const compile = () =>
-  cc({
-    source: COMPILED_K256_SOURCE,
-    // It needs no library of C, whose development files are on few machines and not in the image.
-    flags: '-nostdlib',
-    symbols: {
-      is_supported: { args: [], returns: 'i32' },
-      state_bytes: { args: [], returns: 'i32' },
-      start: { args: ['ptr'], returns: 'void' },
-      parse: { args: ['ptr', 'ptr', 'i32'], returns: 'i32' },
-      verify: { args: ['ptr', 'ptr', 'ptr', 'ptr'], returns: 'i32' },
-    },
-  }).symbols;
-
 /** A new one, with a pool of its own, for the thread that calls. null: not for this machine, or not to be compiled. */
 export const compileK256 = (): PooledK256 | null => {
-  if (process.platform !== 'linux' || process.arch !== 'x64') return null;
-  let compiled: ReturnType<typeof compile>;
-  try {
-    compiled = compile();
-  } catch {
-    return null;
-  }
-  if (compiled.is_supported() !== 1) return null;
-  const stateBytes = compiled.state_bytes();
+  const here = compiled();
+  if (here === null || here.is_supported() !== 1) return null;
+  const stateBytes = here.state_bytes();
   // An ArrayBuffer stays where it is, and its pages cost nothing before they are used.
   const memory = new Uint8Array(new ArrayBuffer(stateBytes + LINE_BYTES));
   const state = memory.subarray(LINE_BYTES - (ptr(memory) % LINE_BYTES)).subarray(0, stateBytes);
   const counts = new BigUint64Array(state.buffer, state.byteOffset, 2);
-  compiled.start(state);
+  here.start(state);
   return {
     name: "weir's own, for x86-64",
     parse(bytes) {
       if (!isPointLength(bytes)) return null;
       const point = new Uint8Array(POINT_BYTES);
-      return compiled.parse(point, bytes, bytes.length) === 1 ? (point as K256Point) : null;
+      return here.parse(point, bytes, bytes.length) === 1 ? (point as K256Point) : null;
     },
     compress(point) {
       const bytes = new Uint8Array(COMPRESSED_BYTES);
@@ -77,7 +57,7 @@ export const compileK256 = (): PooledK256 | null => {
       signature.length === SIGNATURE_BYTES &&
       digest.length === DIGEST_BYTES &&
       point.length === POINT_BYTES &&
-      compiled.verify(state, signature, digest, point) === 1,
+      here.verify(state, signature, digest, point) === 1,
     poolCounts: () => ({ hits: Number(counts[0]), made: Number(counts[1]) }),
   };
 };

@@ -24,30 +24,9 @@
  * for a = 0; Montgomery, "Modular Multiplication Without Trial Division"; Intel's manual for the encodings.
  */
 
-typedef unsigned long long u64;
-typedef long long i64;
+#include "../compiled/assembler.h"
 
 /* --- instructions that TinyCC's assembler does not know --------------------------------------------------------- */
-
-#define TEXT_(tokens) #tokens
-#define TEXT(tokens) TEXT_(tokens)
-
-#define NUMBER_rax 0
-#define NUMBER_rcx 1
-#define NUMBER_rdx 2
-#define NUMBER_rbx 3
-#define NUMBER_rbp 5
-#define NUMBER_rsi 6
-#define NUMBER_rdi 7
-#define NUMBER_r8 8
-#define NUMBER_r9 9
-#define NUMBER_r10 10
-#define NUMBER_r11 11
-#define NUMBER_r12 12
-#define NUMBER_r13 13
-#define NUMBER_r14 14
-#define NUMBER_r15 15
-#define NUMBER(name) NUMBER_##name
 
 #define MULX_(mode, from, low, high) \
   ".byte 0xc4, " TEXT(0x42 | (~NUMBER(high) >> 3 & 1) << 7 | (~NUMBER(from) >> 3 & 1) << 5) ", " \
@@ -69,7 +48,6 @@ typedef long long i64;
 
 /* --- words ------------------------------------------------------------------------------------------------------ */
 
-#define FUNCTION(name) ".text\n.align 32\n.globl " #name "\n" #name ":\n"
 #define SAVE "pushq %rbx\npushq %rbp\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
 #define RESTORE "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbp\npopq %rbx\n"
 

@@ -1,0 +1,3 @@
+/** All that is compiled at start. */
+#include "../k256/verify.c"
+#include "../heights/sha256.c"
