@@ -31,7 +31,7 @@ ENV RELAY_DATA_DIR=/data
 # As in package.json's start: how much garbage and freed memory may pile up (docs/operations.md, "Memory").
 ENV BUN_JSC_forceRAMSize=1073741824
 ENV BUN_JSC_smallHeapGrowthFactor=1.1
-ENV BUN_JSC_minEdenToOldGenerationRatio=0.05
+ENV BUN_JSC_minEdenToOldGenerationRatio=0.065
 ENV MIMALLOC_PURGE_DELAY=0
 VOLUME /data
 EXPOSE 2470 2471
