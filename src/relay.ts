@@ -466,6 +466,7 @@ const compose = async (
     host: config.metricsHost,
     port: config.metricsPort,
     sources,
+    onError: (error) => logger.error('the metrics cannot be told', { error: String(error) }),
   });
   stops.push(() => metrics.close());
 

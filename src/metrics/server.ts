@@ -10,12 +10,15 @@ export interface MetricsServer {
 /**
  * Serves GET /metrics in the Prometheus text format on a listener of its own, so that it can be kept from the
  * public. Everything else is 404. Throws when the address is taken.
+ *
+ * @param options.onError told of a scrape that failed, which its caller gets as 500
  */
 export const startMetricsServer = (options: {
   readonly host: string;
   /** 0: any free port. */
   readonly port: number;
   readonly sources: MetricsSources;
+  readonly onError: (error: unknown) => void;
 }): MetricsServer => {
   const registry = createMetrics(options.sources);
   const server = Bun.serve({
@@ -35,7 +38,7 @@ export const startMetricsServer = (options: {
       return new Response(await registry.metrics(), { headers: { 'content-type': registry.contentType } });
     },
     error(error) {
-      console.error('metrics failed:', error);
+      options.onError(error);
       return Response.json({ error: 'InternalServerError', message: 'the scrape failed' }, { status: 500 });
     },
   });

@@ -92,7 +92,10 @@ const sources: MetricsSources = {
   state: () => ({ position: 490, lastFlushMs: 12, failing: false, totals: { flushes: 3 } }),
 };
 
-const server = startMetricsServer({ host: '127.0.0.1', port: 0, sources });
+const noError = (error: unknown): never => {
+  throw error;
+};
+const server = startMetricsServer({ host: '127.0.0.1', port: 0, sources, onError: noError });
 afterAll(() => server.close());
 const scrape = async () => (await fetch(server.url)).text();
 
@@ -154,6 +157,25 @@ describe('metrics', () => {
   test('of the collection index are not there without one', async () => {
     const { collections: _, ...others } = sources;
     expect(await createMetrics(others).metrics()).not.toContain('relay_collections');
+  });
+
+  test('that cannot be told are a failed scrape, and the operator is told why', async () => {
+    const told: unknown[] = [];
+    const broken = startMetricsServer({
+      host: '127.0.0.1',
+      port: 0,
+      sources: {
+        ...sources,
+        state: () => {
+          throw new Error('a room does not answer');
+        },
+      },
+      onError: (error) => void told.push(error),
+    });
+    const { status } = await fetch(broken.url);
+    await broken.close();
+    expect(status).toBe(500);
+    expect(String(told)).toContain('a room does not answer');
   });
 
   test('stand at /metrics only, and take only GET', async () => {
