@@ -141,7 +141,7 @@ describe('the messages of a connection', () => {
         expect(message.buffer.byteLength).toBeLessThanOrEqual(2 * message.byteLength + 64);
   });
 
-  test('leave the memory of a read to their receiver, and what he does not have of it is given back at once', () => {
+  test('leave the memory they lie in to their receiver, and give back at once what nobody was given', () => {
     const large = frame(BINARY, new Uint8Array(1_000));
     const small = frame(BINARY, new Uint8Array(10));
     const reader = new MessageReader(MAX_BYTES);
