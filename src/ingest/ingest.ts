@@ -320,9 +320,9 @@ export const createIngest = (options: IngestOptions, events: IngestEvents): Inge
   };
 
   const acknowledge = (bytes: number): void => {
-    const events = underWay.shift();
-    if (events === undefined) throw new Error('a batch was acknowledged that is not under way');
-    for (const { frame } of events) giveBack(frame);
+    const sequenced = underWay.shift();
+    if (sequenced === undefined) throw new Error('a batch was acknowledged that is not under way');
+    for (const { frame } of sequenced) giveBack(frame);
     release(bytes);
   };
 

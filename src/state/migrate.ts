@@ -16,7 +16,7 @@ const LAST_APPLIED = 'select max(created_at)::bigint as at from drizzle.__drizzl
 const REMEMBER = 'insert into drizzle.__drizzle_migrations (hash, created_at) values ($1, $2)';
 
 /**
- * Applies what is missing, all of it or nothing. drizzle's migrator for this would load its query builder: 4 MB for
+ * Applies what is missing, all of it or nothing. drizzle's migrator for this would load its query builder: 6 MB for
  * as long as the relay runs.
  * @throws when the database was migrated by a newer weir, or a statement fails
  */

@@ -472,7 +472,7 @@ describe('bytes in flight', () => {
     const made = start();
     const socket = made.connect(1);
     for (const seq of [1, 2]) {
-      socket.frame(commitFrame(account, seq));
+      socket.frame(commitFrame(account, seq, { textBytes: 2_000 }));
       await made.settle();
       made.answerAll(() => keyOf(account));
       await made.settle();
