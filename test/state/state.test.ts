@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from 'bun:test';
 import { spawnSync } from 'node:child_process';
+import { is } from 'drizzle-orm';
+import { getTableConfig, PgTable } from 'drizzle-orm/pg-core';
 import { drizzle } from 'drizzle-orm/pg-proxy';
 import { migrate as drizzleMigrate } from 'drizzle-orm/pg-proxy/migrator';
+import * as schema from '../../src/state/schema.ts';
 import { MAX_PLACES_LOOKED_AHEAD, openState } from '../../src/state/state.ts';
 import type { GapRow, RejectionRow, State } from '../../src/state/types.ts';
 import { type TemporaryDatabase, temporaryDatabase } from './postgres.ts';
@@ -62,6 +65,29 @@ describe('migrations', () => {
       { migrationsFolder: 'migrations' },
     );
     expect(left).toEqual([[]]);
+  });
+
+  test('make the tables of the schema, column by column', async () => {
+    const columns = await temporary.sql<{ made: string }[]>`
+      select class.relname || '.' || attname || ' ' || format_type(atttypid, atttypmod)
+        || case when collname = 'C' then ' COLLATE "C"' else '' end
+        || case when attnotnull then ' not null' else '' end as made
+      from pg_attribute
+      join pg_class class on class.oid = attrelid and relkind = 'r' and relnamespace = 'public'::regnamespace
+      left join pg_collation on pg_collation.oid = attcollation
+      where attnum > 0 and not attisdropped`;
+    const said = Object.values(schema)
+      .filter((each) => is(each, PgTable))
+      .map(getTableConfig)
+      .flatMap(({ name: table, columns }) =>
+        columns.map(
+          (column) =>
+            `${table}.${column.name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)} ` +
+            `${column.getSQLType().replace('bigserial', 'bigint')}${column.notNull ? ' not null' : ''}`,
+        ),
+      );
+    expect(said.length).toBeGreaterThan(50);
+    expect(columns.map(({ made }) => made).toSorted()).toEqual(said.toSorted());
   });
 
   test('do not bring the query builder of drizzle into the memory of the relay', () => {
