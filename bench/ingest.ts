@@ -5,8 +5,9 @@
  *
  * The baseline is the least that any relay has to do: scanning and verifying the same frames in a loop, on one thread of
  * the same machine; as weir does it, and with the signatures left to the libsecp256k1 of the package, which stays what it
- * is while weir changes. On a machine shared with others it swings by half within minutes, so it is measured before and
- * after each case, and the middle counts. The ratio to it holds better than events per second.
+ * is while weir changes. On a machine shared with others it swings by half within seconds, and is slower when all of it is
+ * busy, so it is measured all along a case, a little at a time, and the middle counts. The ratio to it holds better than
+ * events per second.
  *
  * bun bench/ingest.ts [case…]      cases: see CASES below; all by default
  */

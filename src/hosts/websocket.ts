@@ -175,7 +175,6 @@ export class MessageReader {
       this.#head = null;
       giveBack(chunk);
     }
-    this.#handedOn = null;
     const end = this.#readAll(bytes, sink);
     if (this.#handedOn !== bytes.buffer) giveBack(bytes);
     this.#handedOn = null;

@@ -25,8 +25,6 @@ export interface Rows extends ReadonlyArray<Record<string, unknown>> {
 /** One query on one live session; rejects when that session is gone, and never moves on to another. */
 export interface Session {
   query(text: string, params?: readonly Param[]): Promise<Rows>;
-  /** Rows as arrays of values, in the order of the columns. */
-  values(text: string, params?: readonly Param[]): Promise<unknown[][]>;
   /** The server process behind this session. */
   readonly backendPid: number;
 }
@@ -160,7 +158,6 @@ const asParams = (params: readonly Param[]): postgres.ParameterOrJSON<never>[] =
 
 export interface Pool {
   query(text: string, params?: readonly Param[]): Promise<Rows>;
-  values(text: string, params?: readonly Param[]): Promise<unknown[][]>;
   readonly stats: { waiting: number; failures: number; turnedAway: number };
   close(): Promise<void>;
 }
@@ -204,11 +201,6 @@ export const createPool = (address: DatabaseAddress, maxConnections: number, max
   return {
     query: (text, params = []) =>
       run(async (sql) => (await sql.unsafe(text, asParams(params), { prepare: true })) as unknown as Rows),
-    values: (text, params = []) =>
-      run(
-        async (sql) =>
-          (await sql.unsafe(text, asParams(params), { prepare: true }).values()) as unknown as unknown[][],
-      ),
     stats,
     async close() {
       closed = true;
@@ -317,12 +309,6 @@ const openSession = async (
           async query(text, params = []) {
             guard();
             return (await client.unsafe(text, asParams(params), { prepare: true })) as unknown as Rows;
-          },
-          async values(text, params = []) {
-            guard();
-            return (await client
-              .unsafe(text, asParams(params), { prepare: true })
-              .values()) as unknown as unknown[][];
           },
           async end(graceS) {
             alive = false;

@@ -144,7 +144,8 @@ const accountParams = (rows: readonly AccountRow[]): Param[] => [
   integerArray(rows.map(identityNumber)),
 ];
 
-const UPSERT_HOSTS = `
+/** Takes `hostParams`. Fails where a host has the id or the hostname. */
+export const INSERT_HOSTS = `
 insert into hosts (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, expected_accounts,
   account_limit, events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
 select row.host_id, row.hostname, row.secure, row.source, row.banned, row.status, row.cursor, row.ahead::bigint[],
@@ -154,7 +155,9 @@ from unnest($1::integer[], $2::text[], $3::boolean[], $4::text[], $5::boolean[],
   $9::bigint[], $10::bigint[], $11::bigint[], $12::float8[], $13::text[], $14::bigint[], $15::bigint[], $16::bigint[],
   $17::integer[])
   as row (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, expected_accounts,
-    account_limit, events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
+    account_limit, events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)`;
+
+const UPSERT_HOSTS = `${INSERT_HOSTS}
 on conflict (host_id) do update set
   hostname = excluded.hostname, secure = excluded.secure, source = excluded.source, banned = excluded.banned,
   status = excluded.status, cursor = excluded.cursor, ahead = excluded.ahead,
@@ -164,7 +167,7 @@ on conflict (host_id) do update set
   last_event_at_ms = excluded.last_event_at_ms, connected_until_ms = excluded.connected_until_ms,
   failures = excluded.failures`;
 
-const hostParams = (rows: readonly HostRow[]): Param[] => [
+export const hostParams = (rows: readonly HostRow[]): Param[] => [
   integerArray(rows.map((row) => row.hostId)),
   textArray(rows.map((row) => row.hostname)),
   booleanArray(rows.map((row) => row.secure)),

@@ -15,8 +15,8 @@ import {
   type Session,
 } from './connections.ts';
 import type { StateLog } from './embedded.ts';
-import { applyFlush, flushTotals } from './flush.ts';
-import { integerArray, textArray } from './literals.ts';
+import { applyFlush, flushTotals, hostParams, INSERT_HOSTS } from './flush.ts';
+import { textArray } from './literals.ts';
 import { migrate } from './migrate.ts';
 import { accountFromRecord, gapFromRecord, hostFromRecord, rejectionFromRecord } from './rows.ts';
 import type { HostRow, ListedRepo, State } from './types.ts';
@@ -237,34 +237,11 @@ const insertHost = (
   durably(session, async () => {
     const [known] = await session.query('select * from hosts where hostname = $1', [host.hostname]);
     if (known !== undefined) return hostFromRecord(known);
-    const [inserted] = await session.query(INSERT_HOST, [
-      host.hostId ?? null,
-      host.hostname,
-      host.secure,
-      host.source,
-      host.banned,
-      host.status,
-      host.cursor,
-      integerArray(host.ahead),
-      host.accountCount,
-      host.expectedAccounts,
-      host.accountLimit,
-      host.eventsPerSecondLimit,
-      host.validation,
-      host.createdAtMs,
-      host.lastEventAtMs,
-      host.connectedUntilMs,
-      host.failures,
-    ]);
+    const [next] = await session.query('select coalesce(max(host_id), 0) + 1 as host_id from hosts');
+    const row = { ...host, hostId: host.hostId ?? (next!.host_id as number) };
+    const [inserted] = await session.query(`${INSERT_HOSTS} returning *`, hostParams([row]));
     return hostFromRecord(inserted!);
   });
-
-const INSERT_HOST = `
-insert into hosts (host_id, hostname, secure, source, banned, status, cursor, ahead, account_count, expected_accounts,
-  account_limit, events_per_second_limit, validation, created_at_ms, last_event_at_ms, connected_until_ms, failures)
-values (coalesce($1, (select coalesce(max(host_id), 0) + 1 from hosts)), $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-  $13, $14, $15, $16, $17)
-returning *`;
 
 const connectAndMigrate = async (
   attempt: () => Promise<void>,
